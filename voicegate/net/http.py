@@ -1,0 +1,327 @@
+"""HTTP inside the cluster: the small server every role has, and the way every server here is run.
+
+`InternalApp` is an ASGI application without a framework, so that a relay stays small: `/healthz`, `/readyz` and
+`/metrics` for whoever watches, and control routes that want the cluster's bearer token. `serve_http` runs it, or
+any other ASGI application, on Hypercorn's Trio worker.
+
+    app = InternalApp(ready=lambda: None, routes={("POST", "/calls"): allocate}, token=keys.control_token)
+    bound = await nursery.start(partial(serve_http, app, "127.0.0.1:0"))     # ["127.0.0.1:41234"]
+
+Control traffic is plain HTTP: the token keeps strangers out, the network keeps listeners out. Run it only where
+an operator would run Redis.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio import serve
+
+from voicegate import logs, metrics
+
+BODY_LIMIT = 256 * 1024
+"""Bytes of a control request: an offer of 64 KiB, twice that as JSON text, and as much again for its session."""
+DISCARD_LIMIT = 1024 * 1024
+"""Bytes of an oversized body that are read and thrown away, so that its sender reads the answer, not a reset."""
+BODY_SECONDS = 10.0
+GRACE_SECONDS = 2.0
+"""How long a stopping server waits for requests under way; set-ups are bounded by 5 s, most take milliseconds."""
+KEEP_ALIVE_SECONDS = 15.0
+STALLED_SECONDS = 10.0
+"""A peer that takes nothing of what is sent to it for this long is cut off by the kernel."""
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[Any]]
+
+_log = logs.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`tail` is what follows the route's prefix; `headers` have lower-case names."""
+
+    method: str
+    path: str
+    tail: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
+    """The error body of the Realtime contract; its `type` follows from the status."""
+    kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+        status, "server_error" if status >= 500 else "invalid_request_error"
+    )
+    return json.dumps({"error": {"type": kind, "code": code, "message": message, "param": param}}).encode()
+
+
+def error_response(
+    status: int, code: str, message: str, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
+    return Response(status, error_body(status, code, message, param), headers=headers)
+
+
+class InternalApp:
+    """`/healthz`, `/readyz`, `/metrics`, and `routes`: (method, path) or (method, prefix ending in "/").
+
+    `ready` returns None, or why this role cannot do its work (the answer is 503 then). Every route needs
+    `Authorization: Bearer <token>`; the three fixed paths need nothing, for probes carry no secrets.
+    """
+
+    def __init__(
+        self,
+        *,
+        ready: Callable[[], str | None],
+        routes: Mapping[tuple[str, str], Handler] | None = None,
+        token: str = "",
+        body_limit: int = BODY_LIMIT,
+    ) -> None:
+        if routes and not token:
+            raise ValueError("control routes need a token")
+        self._ready = ready
+        self._routes = dict(routes or {})
+        self._authorization = f"Bearer {token}".encode()
+        self._body_limit = body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _answer_lifespan(receive, send)
+        elif scope["type"] == "http":
+            response = await self._respond(scope, receive)
+            await _send_response(response, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        headers = {name.decode("latin1").lower(): value.decode("latin1") for name, value in scope["headers"]}
+        try:
+            with trio.fail_after(BODY_SECONDS):
+                body = await read_body(receive, self._body_limit)
+        except trio.TooSlowError:
+            return error_response(408, "request_timeout", "The request's body did not arrive in time.")
+        method, path = scope["method"], scope["path"]
+        if method in ("GET", "HEAD") and (fixed := self._fixed(path)) is not None:
+            return fixed
+        if not hmac.compare_digest(headers.get("authorization", "").encode(), self._authorization):
+            return error_response(401, "invalid_token", "The control token is missing or wrong.")
+        if body is None:
+            return error_response(413, "body_too_large", f"The body has more than {self._body_limit} bytes.")
+        prefix = path if (method, path) in self._routes else path[: path.rfind("/") + 1]
+        handler = self._routes.get((method, prefix))
+        if handler is None:
+            known = any(route_path in (path, prefix) for _, route_path in self._routes)
+            return error_response(405 if known else 404, "not_found", f"There is no {method} {path} here.")
+        request = Request(
+            method, path, path[len(prefix) :], scope["query_string"].decode("latin1"), headers, body
+        )
+        try:
+            return await handler(request)
+        except Exception:
+            _log.exception("a control request failed", method=method, route=prefix)
+            return error_response(500, "internal_error", "The request failed; the log says why.")
+
+    def _fixed(self, path: str) -> Response | None:
+        if path == "/healthz":
+            return Response(200, b"ok\n", "text/plain")
+        if path == "/readyz":
+            reason = self._ready()
+            return Response(200 if reason is None else 503, f"{reason or 'ready'}\n".encode(), "text/plain")
+        if path == "/metrics":
+            return Response(200, metrics.render(), metrics.CONTENT_TYPE)
+        return None
+
+
+async def read_body(receive: Receive, limit: int) -> bytes | None:
+    """The request's body, never holding more than `limit` bytes of it; None when it is longer."""
+    body = bytearray()
+    discarded = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return bytes(body)  # the peer is gone; what it asked no longer matters
+        if discarded or len(body) + len(message["body"]) > limit:
+            discarded += len(message["body"])
+        else:
+            body += message["body"]
+        if not message["more_body"] or discarded > DISCARD_LIMIT:
+            return None if discarded else bytes(body)
+
+
+async def serve_http(
+    app: AsgiApp,
+    listen: str,
+    *,
+    certificate: str = "",
+    private_key: str = "",
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an ASGI application until cancelled, then let requests under way finish for `GRACE_SECONDS`.
+
+    `listen` is `host:port`, `[v6]:port`; port 0 takes a free one. Started with the addresses really bound, in the
+    same form. Both PEM files given: HTTPS. Raises OSError whose message names the address (or the certificate).
+    """
+    with _listen(listen) as listener:
+        bound = format_listen(*listener.getsockname()[:2])
+        config = _hypercorn_config(certificate, private_key)
+        config.create_ssl_context()  # a bad certificate is told before anything is started
+        config.bind = [f"fd://{listener.detach()}"]
+    stop = trio.Event()
+
+    async def serve_shielded(task_status: trio.TaskStatus[list[str]]) -> None:
+        # Hypercorn stops gracefully only on its own trigger, which cancellation must not overtake.
+        with trio.CancelScope(shield=True):
+            await serve(
+                _finishing_sends(app), config, shutdown_trigger=stop.wait, task_status=task_status, mode="asgi"
+            )
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_shielded)
+        task_status.started([bound])
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:80` or `[::1]:80` -> (host, port); ValueError when it is neither."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:8080")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not of the form address:port")
+    return host, int(port)
+
+
+def format_listen(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen(listen: str) -> socket.socket:
+    host, port = parse_listen(listen)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            # Inherited by what is accepted. Hypercorn shields its sends, so that a peer which stops reading would
+            # hold up the end of the process for ever.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_SECONDS * 1000))
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+    return listener
+
+
+def _hypercorn_config(certificate: str, private_key: str) -> HypercornConfig:
+    config = HypercornConfig()
+    config.certfile = certificate or None
+    config.keyfile = private_key or None
+    config.alpn_protocols = ["http/1.1"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.accesslog = None
+    config.include_server_header = False
+    config.graceful_timeout = GRACE_SECONDS
+    config.shutdown_timeout = GRACE_SECONDS
+    config.ssl_handshake_timeout = BODY_SECONDS
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    # A WebSocket peer answers pings, so silence for three of them means that it is gone.
+    config.websocket_ping_interval = 20.0
+    config.read_timeout = 60
+    return config
+
+
+def _finishing_sends(app: AsgiApp) -> AsgiApp:
+    """Let every message an application sends be sent whole, whatever happens to the task that sends it.
+
+    Hypercorn closes or recycles a connection inside the `send` of a response's last message, and tells the
+    application `http.disconnect` in the middle of that. quart-trio (0.12) answers by cancelling the request's
+    nursery, and with it the rest of the `send`: the connection is neither closed nor ever timed out. The shield cures
+    that. While an answer goes out before the request was read to its end, somebody must go on reading: Hypercorn
+    waits for room in the request's queue to say the `http.disconnect`.
+    """
+
+    async def wrapped(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        unread = True
+
+        async def counting_receive() -> Any:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
+
+        async def whole_send(message: Any) -> None:
+            with trio.CancelScope(shield=True):
+                if not unread or message.get("more_body", False) or message["type"] != "http.response.body":
+                    await send(message)
+                    return
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_discard, receive)
+                    await send(message)
+                    nursery.cancel_scope.cancel()
+
+        await app(scope, counting_receive, whole_send)
+
+    return wrapped
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive())["type"] == "http.request":
+        pass
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def _send_response(response: Response, send: Send) -> None:
+    headers = [
+        (b"content-type", response.content_type.encode()),
+        (b"content-length", str(len(response.body)).encode()),
+        *((name.encode(), value.encode()) for name, value in response.headers),
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
