@@ -1,0 +1,151 @@
+"""The link: frames between relay and transceiver, each with the address of its client.
+
+One datagram, in network order (a format of our own; the Simple Proxy Protocol for UDP is its model):
+
+    version 4 bits | hops 4 bits | key id 1 byte | tag 8 bytes        the link header
+    then one or more frames:
+    family 1 byte (4 or 6) | client address 4|16 | client port 2 | length 2 | payload
+
+The tag is a keyed BLAKE2s over sender, receiver and the hour. It keeps strangers on the internal network out,
+and a receiver whose address was recycled (its boot id is in its name) from taking packets meant for the one
+before. It is the same for an hour, so it costs nothing per packet. It does not protect the payload: that is
+protected end to end by STUN integrity, DTLS and SRTP.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from hashlib import blake2s
+
+from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
+from voicegate.proto.errors import BadPacket
+
+LINK_HEADER_LENGTH = 10
+IPV4_FRAME_HEADER_LENGTH = 1 + IPV4_LENGTH + 2
+IPV6_FRAME_HEADER_LENGTH = 1 + IPV6_LENGTH + 2
+MAX_DATAGRAM = 1400
+"""Bytes of a bundle: with IPv6 and UDP headers it stays below 1,500 also inside the tunnels of a cluster
+network."""
+MAX_PAYLOAD = 1400
+"""Bytes of one client datagram. Browsers stay at or below 1,280. One that fills this goes alone in its
+datagram, which is then 1,479 bytes with all headers over IPv6."""
+HOUR = 3600
+"""Seconds of calendar time per `hour` number."""
+
+_VERSION = 1
+_TAG_LENGTH = 8
+_PERSON = b"vg-link1"
+_LENGTH = struct.Struct("!H")
+_FRAME4 = struct.Struct(f"!x{IPV4_LENGTH}sH")
+_FRAME6 = struct.Struct(f"!x{IPV6_LENGTH}sH")
+
+
+def link_header(key: bytes, key_id: int, sender: str, receiver: str, hour: int, hops: int = 0) -> bytes:
+    """The 10 bytes that begin every datagram from `sender` to `receiver` in this hour.
+
+    A sender is named by the `ip:port` its datagrams come from; a relay by `ip:port`, a transceiver by
+    `ip:port#boot` when it receives. `hour` is calendar seconds divided by 3600.
+    """
+    assert 0 <= hops <= 15, "four bits"
+    return bytes((_VERSION << 4 | hops, key_id)) + _tag(key, sender, receiver, hour)
+
+
+def frame_header(client: ClientAddress) -> bytes:
+    """The frame header of a client without its length: 7 or 19 bytes, the same for every packet of a flow."""
+    return (b"\x04" if len(client) == IPV4_LENGTH else b"\x06") + client
+
+
+def encode_frame(client: ClientAddress, payload: bytes) -> bytes:
+    """One frame: header, length, payload."""
+    return frame_header(client) + _LENGTH.pack(len(payload)) + payload
+
+
+def pack_frames(
+    header: bytes, frames: Iterable[tuple[ClientAddress, bytes]], limit: int = MAX_DATAGRAM
+) -> list[bytes]:
+    """Bundle frames into as few datagrams as their order allows, none above `limit` unless one frame alone
+    is."""
+    datagrams: list[bytes] = []
+    parts: list[bytes] = [header]
+    size = len(header)
+    for client, payload in frames:
+        frame = encode_frame(client, payload)
+        if len(parts) > 1 and size + len(frame) > limit:
+            datagrams.append(b"".join(parts))
+            parts = [header]
+            size = len(header)
+        parts.append(frame)
+        size += len(frame)
+    if len(parts) > 1:
+        datagrams.append(b"".join(parts))
+    return datagrams
+
+
+def parse_frames_untrusted(datagram: bytes) -> list[tuple[ClientAddress, bytes]]:
+    """The frames of a whole datagram, link header included (check that one with `LinkGuard` first).
+
+    BadPacket(`link_frame`) when anything in it is not a whole frame: a bundle is all right or all wrong.
+    """
+    frames: list[tuple[ClientAddress, bytes]] = []
+    position = LINK_HEADER_LENGTH
+    end = len(datagram)
+    while position < end:
+        family = datagram[position]
+        if family == 4:
+            form, header_length = _FRAME4, IPV4_FRAME_HEADER_LENGTH
+        elif family == 6:
+            form, header_length = _FRAME6, IPV6_FRAME_HEADER_LENGTH
+        else:
+            raise BadPacket("link_frame")
+        if end - position < header_length:
+            raise BadPacket("link_frame")
+        client, length = form.unpack_from(datagram, position)
+        position += header_length + length
+        if position > end or length == 0:
+            raise BadPacket("link_frame")
+        frames.append((client, datagram[position - length : position]))
+    if not frames:
+        raise BadPacket("link_frame")
+    return frames
+
+
+class LinkGuard:
+    """Accepts the link headers that a peer who has the key writes for us, in this hour or a neighbouring
+    one."""
+
+    __slots__ = ("_cache", "_keys", "_own_name")
+
+    _MAX_CACHED = 4096
+    """Senders remembered, of which only those with the key are: far above any cluster's number of peers."""
+
+    def __init__(self, keys: Mapping[int, bytes], own_name: str) -> None:
+        """`keys`: `ClusterKeys.link`; `own_name`: the receiver's name that peers put into the tag."""
+        self._keys = dict(keys)
+        self._own_name = own_name
+        # sender -> (hour it was checked in, key id and tag)
+        self._cache: dict[str, tuple[int, bytes]] = {}
+
+    def accepts(self, sender: str, header: bytes, hour: int) -> bool:
+        """Whether these first 10 bytes of a datagram that came from `sender` (`ip:port`) are genuine."""
+        if len(header) < LINK_HEADER_LENGTH or header[0] >> 4 != _VERSION:
+            return False
+        marked = bytes(header[1:LINK_HEADER_LENGTH])
+        if self._cache.get(sender) == (hour, marked):
+            return True
+        key = self._keys.get(marked[0])
+        if key is None:
+            return False
+        # The clocks of two machines never agree to the second: the hours on both sides are accepted. A set
+        # look-up goes by hash and so tells a guesser nothing about how much of a tag was right.
+        if marked[1:] not in {_tag(key, sender, self._own_name, hour + skew) for skew in (-1, 0, 1)}:
+            return False
+        if len(self._cache) >= self._MAX_CACHED:
+            self._cache.clear()
+        self._cache[sender] = (hour, marked)
+        return True
+
+
+def _tag(key: bytes, sender: str, receiver: str, hour: int) -> bytes:
+    text = f"{sender}\0{receiver}\0{hour}".encode()
+    return blake2s(text, digest_size=_TAG_LENGTH, key=key, person=_PERSON).digest()
