@@ -24,7 +24,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-class LogConfig(_Section):
+class LogConfig(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
     """auto: readable on a terminal, JSON lines elsewhere."""
@@ -32,20 +32,20 @@ class LogConfig(_Section):
     """Log client addresses in full. Off: only the network part."""
 
 
-class KeysConfig(_Section):
+class KeysConfig(_Section, frozen=True):
     secrets: tuple[str, ...] = ()
     """`ID:SECRET`, ID 0 to 6, SECRET at least 32 characters; the first mints, the others still open. The same on
     every role of a cluster. May stay empty only when all roles run in one process."""
 
 
-class StaticTransceiver(_Section):
+class StaticTransceiver(_Section, frozen=True):
     id: int
     link: str
     control: str
     capacity: int = 200
 
 
-class RegistryConfig(_Section):
+class RegistryConfig(_Section, frozen=True):
     cluster: int = 1
     redis: str = ""
     """`redis://host:port/db`; empty: the static table below, or in one process no table at all."""
@@ -53,7 +53,7 @@ class RegistryConfig(_Section):
     transceivers: tuple[StaticTransceiver, ...] = ()
 
 
-class RelayConfig(_Section):
+class RelayConfig(_Section, frozen=True):
     listen: tuple[str, ...] = ("127.0.0.1:3478",)
     """Public UDP addresses, IPv4 and IPv6."""
     link_listen: str = "127.0.0.1:0"
@@ -68,7 +68,7 @@ class RelayConfig(_Section):
     """CPU for the data plane's thread; -1: the last one this process may use; -2: not pinned."""
 
 
-class TransceiverConfig(_Section):
+class TransceiverConfig(_Section, frozen=True):
     id: int = 0
     """1 to 1048575; 0: a random one, leased in the registry."""
     link_listen: str = "127.0.0.1:0"
@@ -83,7 +83,7 @@ class TransceiverConfig(_Section):
     """How long SIGTERM waits for calls to end by themselves."""
 
 
-class SignalingConfig(_Section):
+class SignalingConfig(_Section, frozen=True):
     listen: str = "127.0.0.1:8080"
     advertise: tuple[str, ...] = ("127.0.0.1:3478",)
     """The relay's public UDP addresses, in order of preference, exactly as they go into every answer."""
@@ -98,7 +98,7 @@ class SignalingConfig(_Section):
     demo_page: bool = True
 
 
-class AgentConfig(_Section):
+class AgentConfig(_Section, frozen=True):
     url: str = ""
     """`ws://` or `wss://` of a Realtime server; empty: the embedded parrot (one process only)."""
     model: str = ""
@@ -113,12 +113,12 @@ class AgentConfig(_Section):
     """A call ends when this long the agent takes nothing of what is sent to it."""
 
 
-class NetConfig(_Section):
+class NetConfig(_Section, frozen=True):
     batching: Literal["auto", "off"] = "auto"
     """auto: recvmmsg/sendmmsg on Linux; off: plain recvfrom/sendto as on every other system."""
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     log: LogConfig = LogConfig()
     keys: KeysConfig = KeysConfig()
     registry: RegistryConfig = RegistryConfig()

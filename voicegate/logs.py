@@ -3,14 +3,15 @@
     log = get_logger(__name__).bind(call=call_id)
     log.info("call ended", reason="hangup", seconds=12.5)
 
-Three promises, kept by one processor (`_clean`) that every line passes, ours and those of the libraries that log
-through the standard library's `logging`:
+Three promises, kept by one processor (`_clean`) that every line passes, ours and those of the libraries that
+log through the standard library's `logging`:
 
-* what a field's name calls a secret (keys, passwords, tickets, SDP, ...) never leaves the process, and neither does
-  what looks like one inside free text;
+* what a field's name calls a secret (keys, passwords, tickets, SDP, ...) never leaves the process, and
+  neither does what looks like one inside free text;
 * a client's address is cut to its network part unless `log.client_addresses` is set: fields whose name says
   `client`, `peer` or `remote`, and every address in a library's free text;
-* one event is one line: control characters (a forged line, a terminal escape) are escaped, and long values cut.
+* one event is one line: control characters (a forged line, a terminal escape) are escaped, and long values
+  cut.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from voicegate.config import LogConfig
 
 REDACTED = "[redacted]"
 MAX_TEXT = 2_000
-"""Characters of one value; an SDP or an event that slips into a message is cut here, a usual reason is not."""
+"""Characters of one value; an SDP or an event that slips into a message is cut here, a usual reason is
+not."""
 MAX_TRACEBACK = 16_000
 """Some 150 lines: an exception group with a handful of causes."""
 MAX_DEPTH = 4
@@ -46,7 +48,8 @@ _SECRET_TEXT = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS_TEXT = re.compile(
-    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?=[0-9a-f:]*:[0-9a-f:]*:)[0-9a-f:]{3,39})(?![\w.])", re.IGNORECASE
+    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}|(?=[0-9a-f:]*:[0-9a-f:]*:)[0-9a-f:]{3,39})(?![\w.])",
+    re.IGNORECASE,
 )
 
 
@@ -56,7 +59,9 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     readable = config.format == "console" or (config.format == "auto" and target.isatty())
     level = getattr(logging, config.level.upper())
     clean = _Cleaner(config.client_addresses)
-    render: list[Processor] = [structlog.dev.ConsoleRenderer(colors=target.isatty())] if readable else [_json_line]
+    render: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=target.isatty())] if readable else [_json_line]
+    )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -188,7 +193,9 @@ def _clean_text(text: str, keep_lines: bool = False) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or (keep_lines and char == "\n") else char.encode("unicode_escape").decode()
+        char
+        if char.isprintable() or (keep_lines and char == "\n")
+        else char.encode("unicode_escape").decode()
         for char in text
     )
 

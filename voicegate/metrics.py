@@ -5,8 +5,8 @@ A role keeps plain integers and exposes a function that reads them:
     forget = metrics.expose(lambda: [Sample("voicegate_relay_drops_total", "counter", "Packets dropped.",
                                             {"reason": "expired"}, 3)])
 
-Names: `voicegate_<role>_...`; counters end in `_total`. Samples of the same name and labels (two roles of a kind in
-one process) are added up. Only durations are observed as they happen: see `histogram`.
+Names: `voicegate_<role>_...`; counters end in `_total`. Samples of the same name and labels (two roles of a
+kind in one process) are added up. Only durations are observed as they happen: see `histogram`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def expose(source: Source) -> Callable[[], None]:
 def histogram(
     name: str, help: str, buckets: Sequence[float] = SETUP_BUCKETS, labels: Sequence[str] = ()
 ) -> Histogram:
-    """The process's histogram of this name, made on first use; `.observe(seconds)` or `.labels(...).observe(...)`."""
+    """The process's histogram of this name, made on first use; `.observe(seconds)` or
+    `.labels(...).observe(...)`."""
     if name not in _histograms:
         _histograms[name] = Histogram(name, help, tuple(labels), buckets=tuple(buckets), registry=_registry)
     return _histograms[name]
@@ -68,7 +69,7 @@ def render() -> bytes:
 class _Sources(Collector):
     def collect(self) -> Iterator[Metric]:
         families: dict[str, tuple[Sample, dict[tuple[tuple[str, str], ...], float]]] = {}
-        for (source,) in list(_sources):
+        for (source,) in tuple(_sources):
             try:
                 samples = list(source())
             except Exception:  # one broken source must not hide the others when they are needed most

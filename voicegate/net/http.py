@@ -1,14 +1,14 @@
 """HTTP inside the cluster: the small server every role has, and the way every server here is run.
 
-`InternalApp` is an ASGI application without a framework, so that a relay stays small: `/healthz`, `/readyz` and
-`/metrics` for whoever watches, and control routes that want the cluster's bearer token. `serve_http` runs it, or
-any other ASGI application, on Hypercorn's Trio worker.
+`InternalApp` is an ASGI application without a framework, so that a relay stays small: `/healthz`, `/readyz`
+and `/metrics` for whoever watches, and control routes that want the cluster's bearer token. `serve_http` runs
+it, or any other ASGI application, on Hypercorn's Trio worker.
 
     app = InternalApp(ready=lambda: None, routes={("POST", "/calls"): allocate}, token=keys.control_token)
     bound = await nursery.start(partial(serve_http, app, "127.0.0.1:0"))     # ["127.0.0.1:41234"]
 
-Control traffic is plain HTTP: the token keeps strangers out, the network keeps listeners out. Run it only where
-an operator would run Redis.
+Control traffic is plain HTTP: the token keeps strangers out, the network keeps listeners out. Run it only
+where an operator would run Redis.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -30,12 +29,15 @@ from hypercorn.trio import serve
 from voicegate import logs, metrics
 
 BODY_LIMIT = 256 * 1024
-"""Bytes of a control request: an offer of 64 KiB, twice that as JSON text, and as much again for its session."""
+"""Bytes of a control request: an offer of 64 KiB, twice that as JSON text, and as much again for its
+session."""
 DISCARD_LIMIT = 1024 * 1024
-"""Bytes of an oversized body that are read and thrown away, so that its sender reads the answer, not a reset."""
+"""Bytes of an oversized body that are read and thrown away, so that its sender reads the answer, not a
+reset."""
 BODY_SECONDS = 10.0
 GRACE_SECONDS = 2.0
-"""How long a stopping server waits for requests under way; set-ups are bounded by 5 s, most take milliseconds."""
+"""How long a stopping server waits for requests under way; set-ups are bounded by 5 s, most take
+milliseconds."""
 KEEP_ALIVE_SECONDS = 15.0
 STALLED_SECONDS = 10.0
 """A peer that takes nothing of what is sent to it for this long is cut off by the kernel."""
@@ -182,8 +184,9 @@ async def serve_http(
 ) -> None:
     """Serve an ASGI application until cancelled, then let requests under way finish for `GRACE_SECONDS`.
 
-    `listen` is `host:port`, `[v6]:port`; port 0 takes a free one. Started with the addresses really bound, in the
-    same form. Both PEM files given: HTTPS. Raises OSError whose message names the address (or the certificate).
+    `listen` is `host:port`, `[v6]:port`; port 0 takes a free one. Started with the addresses really bound, in
+    the same form. Both PEM files given: HTTPS. Raises OSError whose message names the address (or the
+    certificate).
     """
     with _listen(listen) as listener:
         bound = format_listen(*listener.getsockname()[:2])
@@ -196,7 +199,11 @@ async def serve_http(
         # Hypercorn stops gracefully only on its own trigger, which cancellation must not overtake.
         with trio.CancelScope(shield=True):
             await serve(
-                _finishing_sends(app), config, shutdown_trigger=stop.wait, task_status=task_status, mode="asgi"
+                _finishing_sends(app),
+                config,
+                shutdown_trigger=stop.wait,
+                task_status=task_status,
+                mode="asgi",
             )
 
     async with trio.open_nursery() as nursery:
@@ -237,8 +244,8 @@ def _listen(listen: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            # Inherited by what is accepted. Hypercorn shields its sends, so that a peer which stops reading would
-            # hold up the end of the process for ever.
+            # Inherited by what is accepted. Hypercorn shields its sends, so that a peer which stops reading
+            # would hold up the end of the process for ever.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_SECONDS * 1000))
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -272,9 +279,9 @@ def _finishing_sends(app: AsgiApp) -> AsgiApp:
 
     Hypercorn closes or recycles a connection inside the `send` of a response's last message, and tells the
     application `http.disconnect` in the middle of that. quart-trio (0.12) answers by cancelling the request's
-    nursery, and with it the rest of the `send`: the connection is neither closed nor ever timed out. The shield cures
-    that. While an answer goes out before the request was read to its end, somebody must go on reading: Hypercorn
-    waits for room in the request's queue to say the `http.disconnect`.
+    nursery, and with it the rest of the `send`: the connection is neither closed nor ever timed out. The
+    shield cures that. While an answer goes out before the request was read to its end, somebody must go on
+    reading: Hypercorn waits for room in the request's queue to say the `http.disconnect`.
     """
 
     async def wrapped(scope: Any, receive: Receive, send: Send) -> None:

@@ -1,11 +1,12 @@
 """Who is there: the transceivers of a cluster, as every role of it sees them.
 
-A transceiver *registers* (which gives it an id that nobody else holds), then *publishes* its load whenever that
-changes. Signaling and relay read `registry.records`: an immutable mapping that is replaced whole, so that any thread
-may read it without a lock. Three kinds, one interface:
+A transceiver *registers* (which gives it an id that nobody else holds), then *publishes* its load whenever
+that changes. Signaling and relay read `registry.records`: an immutable mapping that is replaced whole, so
+that any thread may read it without a lock. Three kinds, one interface:
 
 * `MemoryRegistry`: all roles in one process.
-* `StaticRegistry`: the table in the configuration file; nothing is shared, so loads are what signaling was told.
+* `StaticRegistry`: the table in the configuration file; nothing is shared, so loads are what signaling was
+  told.
 * `RedisRegistry` (`voicegate.net.redis`): leases in Redis.
 """
 
@@ -53,7 +54,8 @@ class RegistryError(Exception):
 
 
 class Registry(abc.ABC):
-    """`records` is by transceiver id, of this cluster only. `lost` is set when another process took our id."""
+    """`records` is by transceiver id, of this cluster only. `lost` is set when another process took our
+    id."""
 
     def __init__(self) -> None:
         self.records: Records = NO_RECORDS
@@ -63,8 +65,8 @@ class Registry(abc.ABC):
     async def register(self, record: TransceiverRecord) -> TransceiverRecord:
         """Take the record's id, or a free one when it is 0, and publish it.
 
-        Returns the record as others see it (`id` and `boot` may differ from what was asked). Raises RegistryError
-        when the id is somebody else's or the registry cannot be reached.
+        Returns the record as others see it (`id` and `boot` may differ from what was asked). Raises
+        RegistryError when the id is somebody else's or the registry cannot be reached.
         """
 
     @abc.abstractmethod
@@ -76,7 +78,8 @@ class Registry(abc.ABC):
         """Take what this process registered away, at once. For the end; bounded in time, never raises."""
 
     def observe_load_nowait(self, id: int, calls: int, capacity: int) -> None:
-        """What a transceiver just said of its load: fresher than its last announcement, seen by this process only."""
+        """What a transceiver just said of its load: fresher than its last announcement, seen by this process
+        only."""
         known = self.records.get(id)
         if known is not None:
             self._replace(msgspec.structs.replace(known, calls=calls, capacity=capacity))
@@ -150,7 +153,8 @@ class StaticRegistry(Registry):
         known = self.records.get(record.id)
         if known is None:
             raise RegistryError(
-                f"transceiver.id {record.id} is not in registry.transceivers; add it there, or set registry.redis"
+                f"transceiver.id {record.id} is not in registry.transceivers: add it there, or set"
+                " registry.redis"
             )
         if (known.link, known.control) != (record.link, record.control):
             raise RegistryError(
