@@ -1,0 +1,85 @@
+# make run      start voicegate on this machine and talk to it
+# make cluster  the same as separate processes: Redis, a relay, two transceivers, signaling, the parrot
+# make check    format, lint, spelling, types, import contracts
+# make test     check, then every test (what .ci/run calls)
+# make bench    beside an aiortc echo server: CPU, set-up time, memory per call
+# make clean    remove the virtual environment and the caches
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# A newer one can be named: make PYTHON=python3.13 run
+PYTHON ?= python3
+# Relative on purpose: a path with spaces in front of it does no harm.
+PY := .venv/bin/python
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run cluster check test unit bench clean system-test system-cluster
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# The stamps hold what was installed: nothing is done again until pyproject.toml or constraints.txt change.
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "voicegate needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "This Python has no venv module (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.run: .venv/.python pyproject.toml constraints.txt
+	@echo "Installing voicegate into .venv ..."
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.dev: .venv/.python pyproject.toml constraints.txt
+	@echo "Installing voicegate and its development tools into .venv ..."
+	@$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch .venv/.run $@
+
+run: .venv/.run
+	@echo
+	@echo "  Open http://127.0.0.1:8080/ and press the button to talk. Ctrl-C ends it."
+	@echo
+	@exec .venv/bin/voicegate
+
+cluster: .venv/.dev system-cluster
+	@echo
+	@echo "  Open http://127.0.0.1:8080/ and press the button to talk. Ctrl-C ends it."
+	@echo
+	@PATH="$$PWD/.venv/bin:$$PATH" exec $(PY) -m honcho start
+
+check: .venv/.dev
+	@PATH="$$PWD/.venv/bin:$$PATH"; \
+	step() { echo "  $$*"; "$$@"; }; \
+	step ruff format --check .; \
+	step ruff check .; \
+	step codespell --skip='./.git,./.venv,./bench/results,./tests/artifacts,*.lock,constraints.txt' .; \
+	step mypy; \
+	step lint-imports
+
+test: system-test check
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m pytest $(TESTS)
+
+# The quick half, for the edit-and-run loop: no browser, no Redis, no second process.
+unit: .venv/.dev
+	@$(PY) -m pytest -q -m "not e2e" $(TESTS)
+
+bench: .venv/.dev system-test
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_calls
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_setup
+
+system-test:
+	@bash tests/support/system_packages chromium espeak-ng redis-server
+
+system-cluster:
+	@bash tests/support/system_packages redis-server
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

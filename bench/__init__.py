@@ -1,0 +1,1 @@
+"""Measurements beside other implementations, in the same run on the same machine."""

@@ -1,0 +1,1 @@
+"""Other implementations that do the same job, to be measured beside voicegate."""

@@ -1,0 +1,59 @@
+"""An echo server on aiortc: POST an offer, get the answer; what comes in is decoded, encoded and sent back.
+
+    python -m bench.peers.aiortc_echo   # prints its URL and serves until its standard input ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+from tests.support.aiortc_client import stay_on_loopback
+
+peers: set[RTCPeerConnection] = set()
+
+
+async def answer(sdp: str) -> str:
+    peer = RTCPeerConnection(RTCConfiguration([]))
+    peers.add(peer)
+    peer.on("track", peer.addTrack)
+
+    @peer.on("connectionstatechange")
+    async def _changed() -> None:
+        if peer.connectionState in ("failed", "closed"):
+            peers.discard(peer)
+            await peer.close()
+
+    await peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+    await peer.setLocalDescription(await peer.createAnswer())
+    return peer.localDescription.sdp
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:"))
+        body = (await answer((await reader.readexactly(length)).decode())).encode()
+        writer.write(
+            b"HTTP/1.1 201 Created\r\nContent-Type: application/sdp\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        await writer.drain()
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    stay_on_loopback()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    print(f"http://{host}:{port}/", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for peer in list(peers):
+        await peer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,356 @@
+"""voicegate as its users run it: processes, ports, logs, metrics and a clean end.
+
+    with one_process(tmp_path) as gate:          # all roles and the embedded parrot
+    with cluster(tmp_path) as gate:              # the commands of the Procfile, on free ports, with a Redis
+        gate.calls_url, gate.metrics("transceiver"), ...
+
+Leaving the block sends SIGTERM and checks that every process ended by itself with 0, within `STOP_SECONDS`, and
+that no log has a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.light_client import request
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 30.0
+"""A busy two-core machine imports PyAV and OpenSSL in five processes at once."""
+STOP_SECONDS = 10.0
+PROCFILE = ROOT / "Procfile"
+
+
+class Metrics(dict[tuple[str, frozenset[tuple[str, str]]], float]):
+    """The samples of one /metrics page."""
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over every sample of that name that has these labels."""
+        wanted = set(labels.items())
+        return sum(value for (sample, has), value in self.items() if sample == name and wanted <= has)
+
+    def like(self, pattern: str) -> dict[str, float]:
+        """name{labels} to value, for messages and look-ups."""
+        shown = {
+            name + ("{" + ",".join(f'{k}="{v}"' for k, v in sorted(labels)) + "}" if labels else ""): value
+            for (name, labels), value in self.items()
+        }
+        return {name: value for name, value in shown.items() if re.search(pattern, name)}
+
+
+@dataclass
+class Server:
+    """One process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    ops: str = ""
+    """Base URL with /healthz, /readyz and /metrics; empty when it has none."""
+
+    def lines(self) -> list[dict[str, object]]:
+        """Its structured log lines."""
+        found = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    found.append(entry)
+        return found
+
+
+@dataclass
+class Gate:
+    """A running voicegate."""
+
+    url: str
+    media: tuple[str, ...]
+    """The relay's public UDP addresses."""
+    servers: dict[str, Server] = field(default_factory=dict)
+
+    @property
+    def calls_url(self) -> str:
+        return f"{self.url}/v1/realtime/calls"
+
+    def metrics(self, prefix: str = "") -> Metrics:
+        """All samples of the processes whose name begins with `prefix`, added up."""
+        merged = Metrics()
+        for server in self.servers.values():
+            if server.ops and server.name.startswith(prefix) and server.process.poll() is None:
+                for key, value in parse_metrics(request("GET", f"{server.ops}/metrics").body).items():
+                    merged[key] = merged.get(key, 0.0) + value
+        return merged
+
+    def pids(self, prefix: str = "") -> list[int]:
+        """Process ids of the servers so named, and of their children."""
+        roots = [server.process.pid for server in self.servers.values() if server.name.startswith(prefix)]
+        return [pid for root in roots for pid in with_children(root)]
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {server.name}\n{server.log.read_text(errors='replace')}" for server in self.servers.values()
+        )
+
+    def log_lines(self, **wanted: object) -> list[dict[str, object]]:
+        """Structured lines of every process that have these fields."""
+        return [
+            line
+            for server in self.servers.values()
+            for line in server.lines()
+            if all(line.get(key) == value for key, value in wanted.items())
+        ]
+
+    def stop(self) -> None:
+        """SIGTERM to all, from the front to the back; AssertionError when one does not end cleanly."""
+        problems = []
+        for server in reversed(self.servers.values()):
+            if server.process.poll() is None:
+                server.process.send_signal(signal.SIGTERM)
+            else:
+                problems.append(f"{server.name} had ended with {server.process.returncode}")
+        deadline = time.monotonic() + STOP_SECONDS
+        for server in reversed(self.servers.values()):
+            try:
+                code = server.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()
+                problems.append(f"{server.name} did not end within {STOP_SECONDS} s of SIGTERM")
+                continue
+            if code != 0:
+                problems.append(f"{server.name} ended with {code}")
+            if "Traceback" in server.log.read_text(errors="replace"):
+                problems.append(f"{server.name} logged a traceback")
+        assert not problems, "; ".join(problems) + "\n" + self.logs()[-6000:]
+
+
+def wait_until(condition: Callable[[], object], timeout: float, what: str, *, every: float = 0.05) -> None:
+    """Poll until the condition holds; AssertionError says `what` was waited for."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(every)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago; for UDP on both loopback addresses."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def one_process(
+    directory: Path, *, ipv6: bool = False, advertise: str = "", check_end: bool = True, **settings: str
+) -> Iterator[Gate]:
+    """All roles in one process with the embedded parrot. `settings`: `signaling_api_keys="..."` and so on.
+
+    `advertise` puts another address into the answers: that of a delay proxy in front of `gate.media[0]`;
+    `{}` in it stands for nothing, it is used as it is.
+    """
+    media = [f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"]
+    if ipv6:
+        media.append(f"[::1]:{free_port(socket.SOCK_DGRAM, '::1')}")
+    web = f"127.0.0.1:{free_port()}"
+    environment = {
+        "signaling_listen": web,
+        "signaling_advertise": advertise or ",".join(media),
+        "relay_listen": ",".join(media),
+        **settings,
+    }
+    gate = Gate(f"http://{web}", tuple(media))
+    with _running(gate, check_end=check_end):
+        gate.servers["voicegate"] = _spawn(
+            "voicegate", [_script("voicegate")], directory, environment, ops=gate.url
+        )
+        _wait_ready(gate)
+        yield gate
+
+
+@contextlib.contextmanager
+def cluster(
+    directory: Path, *, advertise: str = "", check_end: bool = True, **settings: str
+) -> Iterator[Gate]:
+    """Every line of the Procfile as its own process, with its own configuration file, on free ports.
+
+    The environment wins over the files, so the ports are all that differs from `make cluster`. The server's
+    names are the Procfile's.
+    """
+    redis_port, parrot_port = free_port(), free_port()
+    web, relay_ops = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    media = f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    shared = {
+        "registry_redis": f"redis://127.0.0.1:{redis_port}/0",
+        "agent_url": f"ws://127.0.0.1:{parrot_port}/v1/realtime",
+        "relay_listen": media,
+        "relay_link_listen": "127.0.0.1:0",
+        "relay_ops_listen": relay_ops,
+        "signaling_listen": web,
+        "signaling_advertise": advertise or media,
+        "transceiver_link_listen": "127.0.0.1:0",
+        "keys_secrets": f"0:{secrets.token_hex(24)}",
+        **settings,
+    }
+    gate = Gate(f"http://{web}", (media,))
+    with _running(gate, check_end=check_end):
+        for name, command in _procfile():
+            own = dict(shared)
+            ops = ""
+            if "redis-server" in command:
+                command = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1"]
+                command += ["--save", "", "--appendonly", "no", "--dir", str(directory)]
+            elif "voicegate.agents.parrot" in command:
+                command = _with_option(command, "--listen", f"127.0.0.1:{parrot_port}")
+            elif "transceiver" in command:
+                own["transceiver_control_listen"] = f"127.0.0.1:{free_port()}"
+                ops = f"http://{own['transceiver_control_listen']}"
+            elif "relay" in command:
+                ops = f"http://{relay_ops}"
+            elif "signaling" in command:
+                ops = gate.url
+            gate.servers[name] = _spawn(name, command, directory, own, ops=ops)
+            if "redis-server" in command:
+                wait_until(lambda: _listening(redis_port), START_SECONDS, "Redis")
+        _wait_ready(gate)
+        yield gate
+
+
+def parse_metrics(page: str) -> Metrics:
+    """A Prometheus text page."""
+    parsed = Metrics()
+    for line in page.splitlines():
+        match = re.fullmatch(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)", line)
+        if match and not line.startswith("#"):
+            labels = frozenset(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+            parsed[match[1], labels] = float(match[3])
+    return parsed
+
+
+def with_children(pid: int) -> list[int]:
+    """A process and everything below it (Linux)."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (entry / "stat").read_text()
+                parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found = [pid]
+    for known in found:
+        found += parents.get(known, [])
+    return found
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of the processes so far."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def rss_bytes(pids: list[int]) -> int:
+    """Resident memory of the processes, what is shared counted once per process."""
+    pages = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
+    """Stop whatever was started, also when the start or the test fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AssertionError):
+            gate.stop()
+        sys.stderr.write(gate.logs()[-20_000:])  # pytest shows it beside the failure
+        raise
+    try:
+        gate.stop()
+    except AssertionError:
+        if check_end:
+            raise
+
+
+def _spawn(name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str) -> Server:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("VOICEGATE_")}
+    environment |= {f"VOICEGATE_{key.upper()}": value for key, value in settings.items()}
+    environment["VOICEGATE_LOG_FORMAT"] = "json"
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    log = directory / f"{name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+    return Server(name, process, log, ops)
+
+
+def _wait_ready(gate: Gate) -> None:
+    def ready() -> bool:
+        for server in gate.servers.values():
+            code = server.process.poll()
+            assert code is None, f"{server.name} ended with {code} at its start"
+            if server.ops:
+                try:
+                    if request("GET", f"{server.ops}/readyz", timeout=2).status != 200:
+                        return False
+                except OSError:
+                    return False
+        return True
+
+    wait_until(ready, START_SECONDS, "every process to be ready")
+
+
+def _procfile() -> list[tuple[str, list[str]]]:
+    """(name, command) of each line, with this interpreter instead of whichever `python` is first."""
+    entries = []
+    for line in PROCFILE.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, _, text = line.partition(":")
+            command = shlex.split(text)
+            if command[0] == "exec":
+                command = command[1:]
+            command[0] = {"voicegate": _script("voicegate"), "python": sys.executable}.get(
+                command[0], command[0]
+            )
+            entries.append((name.strip(), command))
+    return entries
+
+
+def _with_option(command: list[str], option: str, value: str) -> list[str]:
+    if option in command:
+        place = command.index(option)
+        return [*command[: place + 1], value, *command[place + 2 :]]
+    return [*command, option, value]
+
+
+def _script(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"{name} is not installed beside {sys.executable}"
+    return found
+
+
+def _listening(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
