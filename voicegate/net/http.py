@@ -4,7 +4,8 @@
 and `/metrics` for whoever watches, and control routes that want the cluster's bearer token. `serve_http` runs
 it, or any other ASGI application, on Hypercorn's Trio worker.
 
-    app = InternalApp(ready=lambda: None, routes={("POST", "/calls"): allocate}, token=keys.control_token)
+    app = InternalApp(ready=lambda: None, routes={("POST", "/calls"): allocate},
+                      accepts_token=keys.accepts_control_token)
     bound = await nursery.start(partial(serve_http, app, "127.0.0.1:0"))     # ["127.0.0.1:41234"]
 
 Control traffic is plain HTTP: the token keeps strangers out, the network keeps listeners out. Run it only
@@ -13,7 +14,6 @@ where an operator would run Redis.
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import socket
@@ -91,7 +91,8 @@ class InternalApp:
     """`/healthz`, `/readyz`, `/metrics`, and `routes`: (method, path) or (method, prefix ending in "/").
 
     `ready` returns None, or why this role cannot do its work (the answer is 503 then). Every route needs
-    `Authorization: Bearer <token>`; the three fixed paths need nothing, for probes carry no secrets.
+    `Authorization: Bearer` with a token that `accepts_token` takes (its comparison must be in constant time);
+    the three fixed paths need nothing, for probes carry no secrets.
     """
 
     def __init__(
@@ -99,14 +100,12 @@ class InternalApp:
         *,
         ready: Callable[[], str | None],
         routes: Mapping[tuple[str, str], Handler] | None = None,
-        token: str = "",
+        accepts_token: Callable[[str], bool] = lambda token: False,
         body_limit: int = BODY_LIMIT,
     ) -> None:
-        if routes and not token:
-            raise ValueError("control routes need a token")
         self._ready = ready
         self._routes = dict(routes or {})
-        self._authorization = f"Bearer {token}".encode()
+        self._accepts_token = accepts_token
         self._body_limit = body_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +128,8 @@ class InternalApp:
         method, path = scope["method"], scope["path"]
         if method in ("GET", "HEAD") and (fixed := self._fixed(path)) is not None:
             return fixed
-        if not hmac.compare_digest(headers.get("authorization", "").encode(), self._authorization):
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not self._accepts_token(token.strip()):
             return error_response(401, "invalid_token", "The control token is missing or wrong.")
         if body is None:
             return error_response(413, "body_too_large", f"The body has more than {self._body_limit} bytes.")
@@ -280,8 +280,9 @@ def _finishing_sends(app: AsgiApp) -> AsgiApp:
     Hypercorn closes or recycles a connection inside the `send` of a response's last message, and tells the
     application `http.disconnect` in the middle of that. quart-trio (0.12) answers by cancelling the request's
     nursery, and with it the rest of the `send`: the connection is neither closed nor ever timed out. The
-    shield cures that. While an answer goes out before the request was read to its end, somebody must go on
-    reading: Hypercorn waits for room in the request's queue to say the `http.disconnect`.
+    shield cures that; it has an end because Hypercorn waits for ever to drain a stream whose HTTP/2 peer
+    is gone. While an answer goes out before the request was read to its end, somebody must go on reading:
+    Hypercorn waits for room in the request's queue to say the `http.disconnect`.
     """
 
     async def wrapped(scope: Any, receive: Receive, send: Send) -> None:
@@ -297,7 +298,7 @@ def _finishing_sends(app: AsgiApp) -> AsgiApp:
             return message
 
         async def whole_send(message: Any) -> None:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(STALLED_SECONDS, shield=True):
                 if not unread or message.get("more_body", False) or message["type"] != "http.response.body":
                     await send(message)
                     return
