@@ -1,0 +1,147 @@
+// The words for everything that can go wrong or end: what is wrong, then what to do.
+// Each answer is {title, text: [paragraphs], code?: text to copy, settings?: true to open the settings}.
+
+const isFirefox = navigator.userAgent.includes("Firefox/");
+
+/** @param {{kind: string, facts: object}} problem */
+export function explain({ kind, facts }) {
+  return (PROBLEMS[kind] ?? PROBLEMS.unexpected)(facts);
+}
+
+/** Why a call that was there is over. `lasted` in ms. */
+export function explainEnd({ reason, lasted, wasConnected }) {
+  const after = lasted > 0 ? ` after ${duration(lasted)}` : "";
+  if (reason === "you") {
+    return wasConnected ? { title: "Call ended", text: [`You hung up${after}.`] } : { title: "Cancelled", text: ["No call was made."] };
+  }
+  const known = ENDINGS.find(({ names }) => names.includes(reason));
+  if (known) return { title: known.title, text: [`${known.text} The call ended${after}.`] };
+  return { title: "The server ended the call", text: [`The call ended${after}. The server’s reason: ${String(reason).replaceAll("_", " ")}.`] };
+}
+
+/** What is said while a call goes on or comes up. */
+export function explainHint(kind, facts) {
+  if (kind === "slow_ice" && isFirefox && facts.loopbackOnly) return loopbackText(facts);
+  if (kind === "slow_ice") return `Nothing has come back from ${places(facts)} over UDP yet. Still trying.`;
+  return HINTS[kind] ?? "";
+}
+
+/** 65000 → "1:05". */
+export function duration(ms) {
+  const seconds = Math.floor(ms / 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+const HINTS = {
+  interrupted: "The line is interrupted. Waiting for it to come back.",
+  microphone_gone: "The microphone was unplugged or taken away; the agent hears silence. Hang up and talk again to choose another.",
+  playback_blocked: "The browser holds back the sound. Press any key or click anywhere on the page to hear the agent.",
+};
+
+const PROBLEMS = {
+  insecure: () => ({
+    title: "The browser gives no microphone to this page",
+    text: [
+      "Microphones work only on https pages and on localhost. Open this page as http://localhost on the machine that runs voicegate, or give voicegate a certificate and open it with https.",
+    ],
+    code: "VOICEGATE_SIGNALING_CERTIFICATE=cert.pem\nVOICEGATE_SIGNALING_PRIVATE_KEY=key.pem",
+  }),
+  unsupported: () => ({
+    title: "This browser cannot open a microphone",
+    text: ["It lacks getUserMedia, or an embedding page keeps it away. Use a current Firefox, Chrome, Edge or Safari, in a tab of its own."],
+  }),
+  microphone_refused: () => ({
+    title: "The microphone is refused",
+    text: [
+      "Allow it in the site settings, left of the address, and talk again. If it is allowed there, the operating system’s privacy settings keep it from the browser.",
+    ],
+  }),
+  microphone_missing: () => ({
+    title: "No microphone found",
+    text: ["Plug one in or switch it on in the system’s sound settings, then talk again."],
+  }),
+  microphone_taken: ({ message }) => ({
+    title: "The microphone does not start",
+    text: [`Another program may hold it, or it has failed. Close what uses it and talk again. The browser says: ${message}`],
+  }),
+  busy: ({ message }) => ({
+    title: "The server is busy",
+    text: [message ? sentence(message) : "It carries as many calls as it may right now."],
+  }),
+  unauthorized: ({ message, status }) => ({
+    title: "The server wants an API key",
+    text: [
+      status === 403 ? "This key may not make calls here. Enter another in the settings above." : "Enter one in the settings above, then talk.",
+      ...(message ? [`It says: ${sentence(message)}`] : []),
+    ],
+    settings: true,
+  }),
+  refused: ({ message, status, param }) => ({
+    title: "The server refused the call",
+    text: [
+      message ? sentence(message) : `It answered with status ${status} and no reason.`,
+      ...(param ? [`The part it objects to: ${param}`] : []),
+      status >= 500 ? "Its log has more; talk again in a moment." : "A reload gives a fresh page; if that does not help, this browser and the server do not fit.",
+    ],
+  }),
+  bad_answer: ({ message }) => ({
+    title: "The browser rejects the server’s answer",
+    text: [sentence(message)],
+  }),
+  unreachable: () => ({
+    title: "The server does not answer",
+    text: ["The request for a call got no reply. Is voicegate still running, and is this machine online?"],
+  }),
+  server_slow: () => ({
+    title: "The server took too long",
+    text: ["No answer within 15 seconds. Its log says what it was waiting for; talk again in a moment."],
+  }),
+  ice_failed: (facts) =>
+    isFirefox && facts.loopbackOnly
+      ? { title: "Firefox does not use 127.0.0.1", text: [loopbackText(facts)], code: ADVERTISE }
+      : {
+          title: "No way through over UDP",
+          text: [
+            `The call was set up over HTTP, but nothing came back from ${places(facts)}. Either a firewall blocks UDP there, or the address that voicegate advertises is not one this browser can reach. Correct the address with:`,
+          ],
+          code: ADVERTISE,
+        },
+  dtls_failed: (facts) => ({
+    title: "The line could not be secured",
+    text: [`${places(facts)} answers, but the DTLS handshake did not finish. A middlebox may drop larger packets; the server’s log has the reason.`],
+  }),
+  unexpected: ({ message }) => ({
+    title: "Something unexpected went wrong",
+    text: [sentence(message ?? "No details."), "Copy the events below if you report it."],
+  }),
+};
+
+const ENDINGS = [
+  { names: ["page"], title: "Call ended", text: "You left the page." },
+  { names: ["hangup", "hang_up", "hung_up", "deleted"], title: "Hung up elsewhere", text: "Someone ended the call through the server." },
+  {
+    names: ["agent_lost", "agent_closed", "agent_unreachable", "agent_error", "agent_stalled", "agent"],
+    title: "The agent is gone",
+    text: "The server lost its connection to the agent or could not make one; check agent.url and the agent’s own log.",
+  },
+  { names: ["idle", "idle_timeout", "timeout", "consent_expired"], title: "The line went silent", text: "Nothing from this browser reached the server for too long." },
+  { names: ["max_age", "maximum_age", "expired", "max_call_seconds"], title: "Time is up", text: "Calls here have a maximum length." },
+  { names: ["draining", "shutdown", "drained"], title: "The server is stopping", text: "It is shut down or restarted; talk again in a moment." },
+  { names: ["connection_lost"], title: "The connection is lost", text: "Packets stopped coming through; the network may have changed." },
+  { names: ["closed", "dtls_closed", "bye"], title: "The server ended the call", text: "It closed the connection without giving a reason." },
+  { names: ["gone"], title: "The server no longer knows the call", text: "It may have been restarted." },
+];
+
+const ADVERTISE = "VOICEGATE_RELAY_LISTEN=<this machine’s address>:3478\nVOICEGATE_SIGNALING_ADVERTISE=<this machine’s address>:3478";
+
+function loopbackText(facts) {
+  return `voicegate advertises only ${places(facts)}, and Firefox as shipped does not pair loopback addresses with others. Start voicegate with the machine’s own address in relay.listen and signaling.advertise, or use a Chromium browser.`;
+}
+
+function places({ candidates }) {
+  return candidates?.length ? candidates.join(" or ") : "the advertised address";
+}
+
+function sentence(text) {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
