@@ -1,0 +1,134 @@
+"""The SDP answer to an `Offer` (RFC 3264 section 6, JSEP RFC 9429 section 5.3).
+
+One rule for sections: the audio section the offer was reduced to is accepted, every other one is refused with
+port 0 and stays out of BUNDLE. Candidates stand as configured; nothing is gathered and nothing trickles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from voicegate.proto.address import split_host_port
+from voicegate.proto.sdp import AUDIO_LEVEL_URI, MID_URI, Audio, Codec, Direction, Offer, Section
+
+_MIRRORED = {
+    Direction.SENDRECV: Direction.SENDRECV,
+    Direction.SENDONLY: Direction.RECVONLY,
+    Direction.RECVONLY: Direction.SENDONLY,
+    Direction.INACTIVE: Direction.INACTIVE,
+}
+_OPUS_PARAMETERS = "minptime=10;useinbandfec=1"
+"""What we take (RFC 7587 section 6.1): frames down to 10 ms, and in-band FEC, which conceals the packet
+before."""
+_HOST_PREFERENCE = 126  # RFC 8445 section 5.1.2.2
+_COMPONENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerParameters:
+    """What an answer needs beyond the offer. Text goes into lines as it is: it is ours, never a client's."""
+
+    ufrag: str
+    password: str = field(repr=False)
+    fingerprint: str
+    """As in the line: `sha-256 AA:BB:...`."""
+    candidates: tuple[str, ...]
+    """`host:port` or `[host]:port`, at least one, best first; the first is also the default of `m=` and
+    `c=`."""
+    ssrc: int
+    cname: str
+    session_id: int
+    """Of the `o=` line, below 2^63."""
+    stream_id: str
+    """Of `a=msid`. Never `-`: a client would get a track without a stream, and play nothing."""
+    track_id: str
+
+
+def build_answer(offer: Offer, parameters: AnswerParameters) -> str:
+    """The answer, lines ended by CRLF. ValueError when a candidate is not `host:port`."""
+    assert parameters.candidates, "an answer without a candidate can be reached by nobody"
+    assert parameters.stream_id not in ("", "-"), "a stream id is what gives the client something to play"
+    lines = [
+        "v=0",
+        f"o=- {parameters.session_id} 1 IN IP4 0.0.0.0",
+        "s=-",
+        "t=0 0",
+        "a=ice-lite",
+        "a=ice-options:ice2",  # RFC 8445 section 10
+    ]
+    if offer.bundle:
+        lines.append(f"a=group:BUNDLE {offer.audio.mid}")
+    for index, section in enumerate(offer.sections):
+        if index == offer.audio.index:
+            lines += _accepted_audio(offer, section, parameters)
+        else:
+            lines += _refused(offer, section, parameters)
+    return "\r\n".join(lines) + "\r\n"
+
+
+def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
+    audio = offer.audio
+    direction = _MIRRORED[audio.direction]
+    host, port = split_host_port(parameters.candidates[0])
+    lines = [
+        f"m=audio {port} {section.protocol} {audio.format.payload_type}",
+        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
+        *_transport(offer, section, parameters),
+        f"a=fingerprint:{parameters.fingerprint}",
+        *_candidates(parameters.candidates),
+        "a=end-of-candidates",
+        f"a={direction.value}",
+        "a=rtcp-mux",
+    ]
+    if audio.rtcp_rsize:
+        lines.append("a=rtcp-rsize")
+    lines += _format(audio)
+    lines += [
+        f"a=extmap:{number} {uri}"
+        for number, uri in ((audio.audio_level_id, AUDIO_LEVEL_URI), (audio.mid_id, MID_URI))
+        if number is not None
+    ]
+    if direction in (Direction.SENDRECV, Direction.SENDONLY):
+        lines.append(f"a=msid:{parameters.stream_id} {parameters.track_id}")
+        lines.append(f"a=ssrc:{parameters.ssrc} cname:{parameters.cname}")
+    return lines
+
+
+def _refused(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
+    # A section of port 0 needs no more than its m= line; aiortc insists on the rest, and all others ignore
+    # it.
+    return [
+        f"m={section.kind} 0 {section.protocol} {' '.join(section.formats)}",
+        "c=IN IP4 0.0.0.0",
+        *_transport(offer, section, parameters),
+        "a=inactive",
+        *(["a=rtcp-mux"] if "RTP" in section.protocol else []),
+    ]
+
+
+def _transport(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
+    return [
+        *([f"a=mid:{section.mid}"] if section.mid is not None else []),
+        f"a=ice-ufrag:{parameters.ufrag}",
+        f"a=ice-pwd:{parameters.password}",
+        f"a=setup:{'active' if offer.transport.dtls_active else 'passive'}",
+    ]
+
+
+def _candidates(addresses: tuple[str, ...]) -> list[str]:
+    """`a=candidate` (RFC 8839 section 5.1), priorities by RFC 8445 section 5.1.2.1 in the order given."""
+    lines = []
+    for index, address in enumerate(addresses):
+        host, port = split_host_port(address)
+        priority = _HOST_PREFERENCE << 24 | 65_535 - index << 8 | 256 - _COMPONENT
+        lines.append(f"a=candidate:{index + 1} {_COMPONENT} udp {priority} {host} {port} typ host")
+    return lines
+
+
+def _format(audio: Audio) -> list[str]:
+    chosen = audio.format
+    channels = f"/{chosen.channels}" if chosen.channels != 1 else ""
+    lines = [f"a=rtpmap:{chosen.payload_type} {chosen.codec.value}/{chosen.clock_rate}{channels}"]
+    if chosen.codec is Codec.OPUS:
+        lines.append(f"a=fmtp:{chosen.payload_type} {_OPUS_PARAMETERS}")
+    return lines
