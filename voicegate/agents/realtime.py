@@ -1,0 +1,372 @@
+"""The Realtime client: one agent for one call.
+
+    agent = RealtimeAgent(config.agent, call_id, on_event=call.on_agent_event)
+    nursery.start_soon(agent.run)
+    agent.send_audio_nowait(pcm)      # from the first packet on, whether the agent is there yet or not
+
+Life: connecting → (session.created) → configuring → (session.updated) → ready → over. Until it is ready,
+microphone audio and events wait in an `_Outbox`; from then on a frame goes from `send_audio_nowait` to
+the socket in the caller's turn. Order between audio and events is kept throughout.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+import msgspec
+import trio
+
+from voicegate import __version__
+from voicegate.agents.websocket import AgentLost, WebSocket
+from voicegate.config import AgentConfig, ConfigError
+from voicegate.logs import get_logger
+from voicegate.proto import realtime
+from voicegate.proto.errors import BadPacket
+from voicegate.proto.realtime import (
+    AgentError,
+    AudioDelta,
+    AudioDone,
+    OtherEvent,
+    ResponseCreated,
+    ResponseDone,
+    ServerEvent,
+    SpeechStarted,
+    SpeechStopped,
+)
+
+__all__ = [
+    "AgentError",
+    "AgentEvent",
+    "AgentLost",
+    "AgentReady",
+    "AudioDelta",
+    "AudioDone",
+    "OtherEvent",
+    "RealtimeAgent",
+    "ResponseCreated",
+    "ResponseDone",
+    "SpeechStarted",
+    "SpeechStopped",
+    "check_settings",
+]
+
+MAX_WAITING_AUDIO: Final = 30 * 1000 * realtime.BYTES_PER_MS
+"""30 s of microphone: three times the default `connect_seconds`. Older audio is dropped."""
+MAX_WAITING_EVENTS: Final = 1000
+MAX_WAITING_EVENT_BYTES: Final = 2 * realtime.MAX_EVENT_BYTES
+MAX_APPEND: Final = 1000 * realtime.BYTES_PER_MS
+"""Audio that waited goes in appends of at most a second: 64 kB of JSON, far below the API's 15 MiB."""
+MAX_BAD_EVENTS: Final = 100
+"""Events that could not be read before the agent is given up: more than a rare slip, at most a few seconds of
+nonsense."""
+CONFIGURE_SECONDS: Final = 5.0
+"""How long `session.updated` is waited for; the official JavaScript client waits as long."""
+CLOSE_SECONDS: Final = 2.0
+"""How long the peer's close frame is waited for after `close`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReady:
+    """The agent listens; what waited has been sent. `configured`: it confirmed our `session.update`."""
+
+    configured: bool
+
+
+AgentEvent = AgentReady | ServerEvent
+
+
+class RealtimeAgent:
+    """A call's agent over its Realtime WebSocket. One Trio thread; `run` once.
+
+    `on_event` is called in the reader's turn, in order; what it raises ends `run`.
+    `model` goes before the one configured; `session` goes over `settings.session`.
+    Raises ConfigError when the settings cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: AgentConfig,
+        call_id: str,
+        *,
+        on_event: Callable[[AgentEvent], None],
+        model: str = "",
+        session: Mapping[str, Any] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._settings = settings
+        self._url = _address(settings.url, model or settings.model)
+        self._headers = _headers(settings)
+        self._session = realtime.session_settings(_configured_session(settings), session or {})
+        self._tls = ssl_context
+        self._on_event = on_event
+        self._log = get_logger(__name__).bind(call=call_id)
+        self._scope = trio.CancelScope()
+        self._wire: WebSocket | None = None
+        self._state = "connecting"
+        self._outbox = _Outbox()
+        self._odd: tuple[str, bytes] = ("", b"")
+        self._counts: Counter[str] = Counter()
+        self._bad_events = 0
+
+    def send_audio_nowait(self, pcm: bytes) -> None:
+        """Microphone audio, s16le at 24 kHz mono. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
+        wire = self._wire
+        if self._state == "ready" and wire is not None and wire.clear and not self._outbox:
+            wire.send_text_nowait(realtime.encode_append(pcm))
+        elif self._state != "over":
+            self._counts["audio_bytes_dropped"] += self._outbox.push_audio(pcm)
+
+    def send_event_nowait(self, event: Mapping[str, Any] | bytes) -> bool:
+        """A client event, as an object or as JSON. False: the agent takes nothing and too much waits
+        already."""
+        data = event if isinstance(event, bytes) else realtime.encode_event(event)
+        if self._state == "over" or not self._outbox.push_event(data):
+            self._counts["events_dropped"] += 1
+            return False
+        self._send_waiting()
+        return True
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, configure, pump. Started when ready; returns after `close`; raises AgentLost.
+
+        Reasons: agent_unreachable, agent_timeout, agent_refused, agent_closed, agent_protocol, agent_stalled.
+        """
+        try:
+            with self._scope:
+                await self._run(task_status)
+        except AgentLost as lost:
+            if self._state == "closing" and lost.reason == "agent_closed":
+                return
+            self._log.warning("agent lost", reason=lost.reason, detail=lost.detail, **self._counts)
+            raise
+        finally:
+            self._state = "over"
+            if self._wire is not None:
+                self._wire.close()
+
+    def close(self) -> None:
+        """End the session cleanly; `run` returns within `CLOSE_SECONDS`."""
+        if self._wire is not None and self._state != "over":
+            self._state = "closing"
+            self._wire.begin_close()
+            self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        else:
+            self._scope.cancel()
+
+    def statistics(self) -> dict[str, int]:
+        """Counts by name: bad_<reason>, audio_bytes_dropped, events_dropped, messages_oversized; and what
+        waits."""
+        return {
+            **self._counts,
+            "messages_oversized": self._wire.oversized if self._wire is not None else 0,
+            "waiting_audio_bytes": self._outbox.audio_bytes,
+            "waiting_events": self._outbox.events,
+        }
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with trio.fail_after(self._settings.connect_seconds):
+                wire = await WebSocket.open(
+                    self._url,
+                    self._headers,
+                    max_message=realtime.MAX_EVENT_BYTES,
+                    ssl_context=self._tls,
+                )
+                self._wire = wire
+                while self._state == "connecting":
+                    await self._receive(wire)
+        except trio.TooSlowError:
+            raise AgentLost("agent_timeout", "no session.created in time") from None
+        lost: list[AgentLost] = []
+
+        async def watched(work: Callable[[], Any], scope: trio.CancelScope) -> None:
+            try:
+                await work()
+            except AgentLost as reason:
+                lost.append(reason)
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched, self._keep_moving, nursery.cancel_scope)
+            await watched(lambda: self._pump(wire, task_status), nursery.cancel_scope)
+        if lost:
+            raise lost[0]
+
+    async def _keep_moving(self) -> None:
+        assert self._wire is not None, "started once connected"
+        await self._wire.keep_moving(self._settings.stall_seconds, self._send_waiting)
+
+    async def _pump(self, wire: WebSocket, task_status: trio.TaskStatus[None]) -> None:
+        wire.send_text_nowait(realtime.encode_session_update(self._session, "voicegate_session"))
+        with trio.move_on_after(CONFIGURE_SECONDS):
+            while self._state == "configuring":
+                await self._receive(wire)
+        if self._state == "configuring":
+            self._log.warning("agent did not confirm the session's settings", seconds=CONFIGURE_SECONDS)
+            self._become_ready(configured=False)
+        task_status.started()
+        while True:
+            await self._receive(wire)
+
+    async def _receive(self, wire: WebSocket) -> None:
+        for message in await wire.receive():
+            try:
+                event = realtime.decode_server_event_untrusted(message)
+            except BadPacket as bad:
+                self._count_bad(bad.reason)
+                continue
+            if isinstance(event, AudioDelta):
+                self._on_audio(event)
+            else:
+                self._on_event(event)
+                if self._state in ("connecting", "configuring"):
+                    self._advance(event)
+        if self._bad_events + wire.oversized > MAX_BAD_EVENTS:
+            raise AgentLost("agent_protocol", "too many events that cannot be read")
+
+    def _advance(self, event: ServerEvent) -> None:
+        """The steps from connected to ready."""
+        match event:
+            case OtherEvent("session.created") if self._state == "connecting":
+                self._state = "configuring"
+            case OtherEvent("session.updated") if self._state == "configuring":
+                self._become_ready(configured=True)
+            case AgentError() if self._state == "configuring":
+                # It would not take some of our settings. It may well work with its own.
+                self._log.warning(
+                    "agent refused the session's settings", code=event.code, message=event.message
+                )
+                self._become_ready(configured=False)
+
+    def _become_ready(self, *, configured: bool) -> None:
+        self._state = "ready"
+        self._send_waiting()
+        self._on_event(AgentReady(configured))
+
+    def _on_audio(self, event: AudioDelta) -> None:
+        # Servers that pass on a byte stream cut it anywhere: half a sample belongs to the next delta of
+        # the item.
+        item_id, rest = self._odd
+        pcm = rest + event.pcm if rest and item_id == event.item_id else event.pcm
+        whole = len(pcm) & ~1
+        self._odd = (event.item_id, pcm[whole:])
+        if whole != len(pcm):
+            self._counts["audio_odd"] += 1
+            pcm = pcm[:whole]
+        if not pcm:
+            self._counts["audio_empty"] += 1
+        elif pcm is event.pcm:
+            self._on_event(event)
+        else:
+            self._on_event(AudioDelta(event.response_id, event.item_id, event.content_index, pcm))
+
+    def _count_bad(self, reason: str) -> None:
+        self._counts[f"bad_{reason}"] += 1
+        self._bad_events += 1
+        if self._bad_events == 1:  # one line a call; the rest is in the counts
+            self._log.warning("agent sent an event that cannot be read", reason=reason)
+
+    def _send_waiting(self) -> None:
+        wire = self._wire
+        while self._state == "ready" and wire is not None and wire.clear and self._outbox:
+            wire.send_text_nowait(self._outbox.pop())
+
+
+def check_settings(settings: AgentConfig) -> None:
+    """Raises ConfigError with a sentence for a person. An empty URL is not judged here."""
+    if settings.url:
+        _address(settings.url, settings.model)
+    _headers(settings)
+    _configured_session(settings)
+
+
+class _Outbox:
+    """What waits for the agent, in order: runs of audio that grow at their end, and events between them."""
+
+    __slots__ = ("_event_bytes", "_items", "audio_bytes", "events")
+
+    def __init__(self) -> None:
+        self._items: deque[bytearray | bytes] = deque()  # bytearray: audio; bytes: an event
+        self._event_bytes = 0
+        self.audio_bytes = 0
+        self.events = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def push_audio(self, pcm: bytes) -> int:
+        """Returns how many bytes of the oldest audio were dropped for it."""
+        last = self._items[-1] if self._items else None
+        if isinstance(last, bytearray) and len(last) + len(pcm) <= MAX_APPEND:
+            last += pcm
+        else:
+            self._items.append(bytearray(pcm))
+        self.audio_bytes += len(pcm)
+        dropped = 0
+        while self.audio_bytes > MAX_WAITING_AUDIO:
+            oldest = next(item for item in self._items if isinstance(item, bytearray))
+            self._items.remove(oldest)
+            self.audio_bytes -= len(oldest)
+            dropped += len(oldest)
+        return dropped
+
+    def push_event(self, data: bytes) -> bool:
+        if self.events >= MAX_WAITING_EVENTS or self._event_bytes + len(data) > MAX_WAITING_EVENT_BYTES:
+            return False
+        self._items.append(data)
+        self._event_bytes += len(data)
+        self.events += 1
+        return True
+
+    def pop(self) -> bytes:
+        item = self._items.popleft()
+        if isinstance(item, bytearray):
+            self.audio_bytes -= len(item)
+            return realtime.encode_append(item)
+        self._event_bytes -= len(item)
+        self.events -= 1
+        return item
+
+
+def _address(url: str, model: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        url.encode("ascii")
+    except ValueError:
+        usable = False
+    if not usable or any(c <= " " or c == "\x7f" for c in url):
+        raise ConfigError("agent.url is not usable: write ws://host:port/path or wss://host/path")
+    if model and "model" not in parse_qs(parts.query):
+        query = "&".join(filter(None, (parts.query, urlencode({"model": model}))))
+        parts = parts._replace(query=query)
+    return urlunsplit(parts)
+
+
+def _headers(settings: AgentConfig) -> list[tuple[str, str]]:
+    headers = [("User-Agent", f"voicegate/{__version__}")]
+    if settings.api_key:
+        headers.append(("Authorization", f"Bearer {settings.api_key}"))
+    for line in settings.headers:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise ConfigError("agent.headers: write each header as `Name: value`")
+        headers.append((name.strip(), value.strip()))
+    for _, value in headers:
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError("agent.api_key or agent.headers hold characters that HTTP headers cannot")
+    return headers
+
+
+def _configured_session(settings: AgentConfig) -> dict[str, Any]:
+    if not settings.session.strip():
+        return {}
+    try:
+        return msgspec.json.decode(settings.session, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ConfigError(f"agent.session is not a JSON object: {error}") from None
