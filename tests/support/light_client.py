@@ -96,7 +96,7 @@ class LightCall:
         self.frames = frames
         self.loop = loop
         self.local = local
-        self.fingerprint = fingerprint or certificate.fingerprint
+        self.fingerprint = fingerprint or certificate.fingerprint.hex(":").upper()
         self.setup = setup
         self.candidate_in_offer = candidate_in_offer
         self.nominate_after = nominate_after
@@ -172,7 +172,10 @@ class LightCall:
     def accept_answer(self, text: str, now: float) -> None:
         """Begin: the first check goes out at once."""
         self.answer = parse_answer(text)
-        self.remote = self.answer.candidates[0]
+        of_our_ip = [c for c in self.answer.candidates if (":" in c[0]) == (":" in self.local[0])]
+        self.answer.candidates[:] = of_our_ip
+        assert of_our_ip, f"no candidate of this socket's family in the answer:\n{text}"
+        self.remote = of_our_ip[0]
         self.dtls = DtlsEndpoint(
             self.certificate,
             active=self.answer.setup == "passive",
@@ -588,7 +591,7 @@ class Fleet:
 
 
 def new_certificate() -> DtlsCertificate:
-    return DtlsCertificate.generate()
+    return DtlsCertificate.generate(time.time())
 
 
 def parse_answer(text: str) -> Answer:

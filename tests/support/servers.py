@@ -155,24 +155,33 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0
 
 @contextlib.contextmanager
 def one_process(
-    directory: Path, *, ipv6: bool = False, advertise: str = "", check_end: bool = True, **settings: str
+    directory: Path,
+    *,
+    ipv4: bool = True,
+    ipv6: bool = False,
+    media: str = "",
+    advertise: str = "",
+    check_end: bool = True,
+    **settings: str,
 ) -> Iterator[Gate]:
     """All roles in one process with the embedded parrot. `settings`: `signaling_api_keys="..."` and so on.
 
-    `advertise` puts another address into the answers: that of a delay proxy in front of `gate.media[0]`;
-    `{}` in it stands for nothing, it is used as it is.
+    `media` is the relay's address, a free port by default; `advertise` puts another one into the answers, that
+    of a delay proxy in front of it.
     """
-    media = [f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"]
+    addresses = []
+    if ipv4:
+        addresses.append(media or f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}")
     if ipv6:
-        media.append(f"[::1]:{free_port(socket.SOCK_DGRAM, '::1')}")
+        addresses.append(f"[::1]:{free_port(socket.SOCK_DGRAM, '::1')}")
     web = f"127.0.0.1:{free_port()}"
     environment = {
         "signaling_listen": web,
-        "signaling_advertise": advertise or ",".join(media),
-        "relay_listen": ",".join(media),
+        "signaling_advertise": advertise or ",".join(addresses),
+        "relay_listen": ",".join(addresses),
         **settings,
     }
-    gate = Gate(f"http://{web}", tuple(media))
+    gate = Gate(f"http://{web}", tuple(addresses))
     with _running(gate, check_end=check_end):
         gate.servers["voicegate"] = _spawn(
             "voicegate", [_script("voicegate")], directory, environment, ops=gate.url

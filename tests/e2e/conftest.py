@@ -1,0 +1,44 @@
+"""What every end-to-end test does before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.scenario import Script, script
+from tests.support.light_client import request
+from tests.support.servers import Gate, one_process, wait_until
+
+
+@pytest.fixture(scope="session")
+def conversation() -> Script:
+    return script()
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """One process, shared by the tests of a file."""
+    with one_process(tmp_path_factory.mktemp("gate")) as running:
+        yield running
+
+
+def assert_nothing_left(gate: Gate, timeout: float = 10.0) -> None:
+    """Wait until no transceiver of the gate has a call."""
+    wait_until(
+        lambda: gate.metrics().total("voicegate_transceiver_calls") == 0,
+        timeout,
+        "the transceiver to be empty",
+    )
+
+
+def assert_over(location: str) -> None:
+    """The call is not known as a live one."""
+    answer = request("GET", location)
+    assert answer.status == 404 or '"ended"' in answer.body, answer
+
+
+def shots(name: str) -> Path:
+    """Where a screenshot of a test is kept (git-ignored)."""
+    return Path(__file__).resolve().parents[1] / "artifacts" / f"{name}.png"
