@@ -1,0 +1,75 @@
+"""What every codec looks like from outside, and how to open one by its SDP name.
+
+Outside, audio is always 24 kHz, mono, signed 16-bit little-endian PCM: what a Realtime agent speaks. What is
+on the wire, and at which RTP clock, is the codec's own business.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+PCM_RATE: Final = 24_000
+"""Samples a second of all PCM in `voicegate.media`: `audio/pcm` of the Realtime API."""
+FRAME_SECONDS: Final = 0.02
+"""One frame: the default ptime of RFC 3551 section 4.2 and RFC 7587 section 6.1."""
+FRAME_SAMPLES: Final = 480
+FRAME_BYTES: Final = 960
+
+CLOCK_RATES: Final = {"opus": 48_000, "PCMU": 8_000, "PCMA": 8_000}
+"""RTP clock by codec name as in SDP: RFC 7587 section 4.1, RFC 3551 section 4.5.14."""
+
+
+class Decoder(Protocol):
+    """Payloads of one RTP stream to PCM. Keeps the codec's state, so one per stream and in order."""
+
+    clock_rate: int
+
+    def decode(self, payload: bytes) -> bytes:
+        """PCM of one payload, any whole number of samples up to 120 ms. Raises BadPacket."""
+
+    def conceal(self, samples: int) -> bytes:
+        """Exactly `samples` samples that continue what was decoded last, fading out."""
+
+    def fec_samples(self, payload: bytes) -> int:
+        """How many samples *before* this payload it can restore; 0 when it carries no redundancy."""
+
+    def decode_fec(self, payload: bytes, samples: int) -> bytes:
+        """The `samples` samples before this payload, from its redundancy. Raises BadPacket."""
+
+    def close(self) -> None:
+        """Free the codec's memory. The decoder is not used afterwards."""
+
+
+class Encoder(Protocol):
+    """One 20-ms frame of PCM at a time to payloads of one RTP stream."""
+
+    clock_rate: int
+
+    def encode(self, pcm: bytes) -> bytes:
+        """The payload for exactly FRAME_BYTES of PCM."""
+
+    def close(self) -> None:
+        """Free the codec's memory. The encoder is not used afterwards."""
+
+
+def open_decoder(name: str) -> Decoder:
+    """A fresh decoder for an SDP codec name of CLOCK_RATES; KeyError for any other."""
+    if name == "opus":
+        from voicegate.media.opus import OpusDecoder
+
+        return OpusDecoder()
+    # Only on demand: its resampler brings PyAV in, 20 MB and 0.15 s, and hardly any call needs it.
+    from voicegate.media.g711 import G711Decoder, Law
+
+    return G711Decoder(Law[name])
+
+
+def open_encoder(name: str, *, bitrate: int = 32_000) -> Encoder:
+    """A fresh encoder for an SDP codec name of CLOCK_RATES; KeyError otherwise. G.711 has one bit rate."""
+    if name == "opus":
+        from voicegate.media.opus import OpusEncoder
+
+        return OpusEncoder(bitrate=bitrate)
+    from voicegate.media.g711 import G711Encoder, Law
+
+    return G711Encoder(Law[name])

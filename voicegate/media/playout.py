@@ -1,0 +1,237 @@
+"""The way out: PCM from the agent, queued, and given out one 20-ms frame at a time on absolute deadlines.
+
+An agent sends a whole answer faster than it can be heard. It waits here as PCM, so that an interruption is
+dropping a queue, and is encoded only when it is due. Rules:
+
+* The first frame leaves at once when 20 ms are there. From then on frame n is due at origin + n * 20 ms, an
+  absolute grid that does not drift.
+* Underrun: the grid ends with the last frame. Audio that comes while that frame is still being heard goes on
+  along the grid. Audio that comes later starts a new grid at once: marker bit (RFC 3551 section 4.1), and a
+  timestamp moved on by the time that has really passed (RFC 3550 section 5.1), so that the silence is right.
+* A late tick sends what is due, one frame a call, and the grid stays: up to CATCH_UP_FRAMES frames follow
+  each other closely. A tick later than that does not burst: a new grid begins as after an underrun. Nothing
+  is lost.
+* What is less than a frame waits for more; `end_of_audio` or PARTIAL_GRACE sends it, filled with silence.
+
+After each of `push`, `end_of_audio` and `handle_timeout` at most one frame is ready: take it with
+`poll_frame`, then read `next_deadline`, which may already have passed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
+
+DEFAULT_LIMIT_SECONDS: Final = 600.0
+"""The longest answer that is kept: ten minutes, several times what a model says in one turn; 29 MB."""
+CATCH_UP_FRAMES: Final = 3
+"""How many frames may follow each other closely: 60 ms, what a client's jitter buffer takes without loss."""
+PARTIAL_GRACE: Final = 0.1
+"""How long less than a frame waits for the rest: longer than a live agent pauses between deltas."""
+_TOLERANCE = 1e-6
+"""A timer that fires a rounding error early is on time."""
+
+
+class Frame(NamedTuple):
+    """One frame to encode and send now. `pcm` is always FRAME_BYTES; `timestamp` is on the RTP clock."""
+
+    pcm: bytes
+    timestamp: int
+    marker: bool
+
+
+class Cleared(NamedTuple):
+    """What `clear` found: samples sent since the start, and samples that will now never be heard."""
+
+    played_samples: int
+    dropped_samples: int
+
+
+@dataclass(slots=True)
+class PlayoutCounts:
+    """Counters since the start."""
+
+    frames: int = 0
+    talk_spurts: int = 0
+    late_ticks: int = 0
+    """Frames sent a whole frame or more behind their deadline."""
+    restarts: int = 0
+    """Times the grid was left because a tick came too late to catch up."""
+    overflow_samples: int = 0
+    """Samples not taken because the queue was full."""
+    dropped_samples: int = 0
+    """Samples dropped by `clear`."""
+    odd_bytes: int = 0
+    """Half samples at the end of a push, cut off."""
+
+
+class Playout:
+    """One call's way out. `first_timestamp` is 32 random bits; `clock_rate` is the RTP clock."""
+
+    def __init__(
+        self, first_timestamp: int, clock_rate: int, *, limit_seconds: float = DEFAULT_LIMIT_SECONDS
+    ) -> None:
+        self.counts = PlayoutCounts()
+        self._played = 0
+        self._clock_rate = clock_rate
+        self._frame_units = clock_rate * FRAME_SAMPLES // PCM_RATE
+        self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
+        self._frames: deque[bytes] = deque()  # each FRAME_BYTES; a shorter one is the end of an answer
+        self._partial = b""
+        self._partial_since = 0.0
+        self._queued = 0  # bytes in _frames and _partial
+        self._ready: bytes | None = None
+        self._first_timestamp = first_timestamp
+        self._started: float | None = None  # when the first frame of all was due: zero of the RTP clock
+        self._origin = 0.0  # of the grid in force
+        self._index = 0  # the next free place on it
+
+    def push(self, pcm: bytes, now: float) -> None:
+        """Queue PCM of any length. More than the limit, and half a sample at the end, is cut and counted."""
+        if len(pcm) % 2:
+            self.counts.odd_bytes += 1
+            pcm = pcm[:-1]
+        if not pcm:
+            return
+        data = self._partial + pcm if self._partial else pcm
+        whole = len(data) // FRAME_BYTES
+        room = max(0, self._limit - len(self._frames))
+        if whole > room:
+            self.counts.overflow_samples += (len(data) - room * FRAME_BYTES) // 2
+            data = data[: room * FRAME_BYTES]
+            whole = room
+        self._queued += len(data) - len(self._partial)
+        empty = not self._frames
+        self._frames.extend(
+            [data[at : at + FRAME_BYTES] for at in range(0, whole * FRAME_BYTES, FRAME_BYTES)]
+        )
+        self._partial = data[whole * FRAME_BYTES :]
+        self._partial_since = now
+        if empty and self._frames:
+            self._resume(now)
+        self._advance(now)
+
+    def end_of_audio(self, now: float) -> None:
+        """No more belongs to this answer: its last frame goes out in its turn, filled up with silence."""
+        self._flush_partial(now)
+        self._advance(now)
+
+    def clear(self, now: float) -> Cleared:
+        """Forget everything that is not sent, at once: the next `poll_frame` has nothing."""
+        dropped = self.queued_samples
+        if self._ready is not None:
+            self._ready = None
+            self._index -= 1  # it never left, so its place on the grid and on the RTP clock is free again
+        self._frames.clear()
+        self._partial = b""
+        self._queued = 0
+        self.counts.dropped_samples += dropped
+        return Cleared(self._played, dropped)
+
+    def handle_timeout(self, now: float) -> None:
+        """Call when `next_deadline` has come; earlier or later does no harm."""
+        self._advance(now)
+
+    def poll_frame(self) -> Frame | None:
+        """The frame that is due, once. It counts as played from here on."""
+        pcm = self._ready
+        if pcm is None:
+            return None
+        self._ready = None
+        self._played += len(pcm) // 2
+        self.counts.frames += 1
+        place = self._index - 1
+        return Frame(
+            pcm if len(pcm) == FRAME_BYTES else pcm.ljust(FRAME_BYTES, b"\0"),
+            self._timestamp(place),
+            place == 0,
+        )
+
+    def next_deadline(self) -> float | None:
+        """When the next frame is due, or None while there is nothing to send."""
+        if self._frames:
+            return self._due()
+        if self._partial:
+            return self._partial_deadline()
+        return None
+
+    @property
+    def speaking(self) -> bool:
+        """Whether anything is still to be sent."""
+        return bool(self._frames or self._partial or self._ready)
+
+    @property
+    def played_samples(self) -> int:
+        """Samples of the agent's audio given out so far, without the silence that fills a frame up."""
+        return self._played
+
+    @property
+    def queued_samples(self) -> int:
+        """Samples pushed and neither given out nor dropped."""
+        return (self._queued + len(self._ready or b"")) // 2
+
+    def heard_until(self) -> float | None:
+        """When the last frame given out has been spoken to its end here, or None before the first of all."""
+        return None if self._started is None else self._due()
+
+    def statistics(self) -> PlayoutCounts:
+        return self.counts
+
+    def _advance(self, now: float) -> None:
+        """Make at most one frame ready, if its time has come."""
+        if self._ready is not None:
+            return
+        if not self._frames and self._partial and now + _TOLERANCE >= self._partial_deadline():
+            self._flush_partial(now)
+        if not self._frames:
+            return
+        late = now - self._due()
+        if late < -_TOLERANCE:
+            return
+        if late > CATCH_UP_FRAMES * FRAME_SECONDS + _TOLERANCE:
+            self.counts.restarts += 1
+            self._new_grid(now)
+        elif late >= FRAME_SECONDS:
+            self.counts.late_ticks += 1
+        self._ready = self._frames.popleft()
+        self._queued -= len(self._ready)
+        self._index += 1
+
+    def _flush_partial(self, now: float) -> None:
+        """Make less than a frame the next frame of the queue; `poll_frame` fills it up."""
+        if not self._partial:
+            return
+        empty = not self._frames
+        self._frames.append(self._partial)
+        self._partial = b""
+        if empty:
+            self._resume(now)
+
+    def _resume(self, now: float) -> None:
+        """There is something to send again: along the grid if its next place is still to come."""
+        if self._started is None or now > self._due() + _TOLERANCE:
+            self._new_grid(now)
+
+    def _new_grid(self, now: float) -> None:
+        if self._started is None:
+            self._started = now
+        self._origin = now
+        self._index = 0
+        self.counts.talk_spurts += 1
+
+    def _due(self) -> float:
+        """When the next place on the grid is, whether there is a frame for it or not."""
+        return self._origin + self._index * FRAME_SECONDS
+
+    def _partial_deadline(self) -> float:
+        since = self._partial_since if self._started is None else max(self._partial_since, self._due())
+        return since + PARTIAL_GRACE
+
+    def _timestamp(self, place: int) -> int:
+        """RFC 3550 section 5.1: it counts on through silence, from a start nobody can guess."""
+        assert self._started is not None, "only a frame on a grid has a timestamp"
+        elapsed = round((self._origin - self._started) * self._clock_rate)
+        return (self._first_timestamp + elapsed + place * self._frame_units) & 0xFFFFFFFF
