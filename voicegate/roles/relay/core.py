@@ -111,7 +111,8 @@ class RelayCore:
         idle_seconds: float,
     ) -> None:
         """`public`: the relay's own public addresses, which are nobody's client."""
-        self.flows: dict[ClientAddress, Flow] = {}
+        self.flows: dict[bytes, Flow] = {}
+        """By client address (ClientAddress; plain bytes so that a look-up needs no conversion)."""
         self.routes = routes
         self.drops: Counter[str] = Counter()
         """Packets not forwarded, by reason."""

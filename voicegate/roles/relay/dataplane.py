@@ -45,10 +45,16 @@ COUNTS = (
 """What `statistics` counts. Packets are a client's datagrams: received from it, sent to it."""
 
 _HEADER = struct.Struct(f"{LINK_HEADER_LENGTH}s")
-_FRAME4 = struct.Struct(f"!{1 + IPV4_LENGTH}sH")
-_FRAME6 = struct.Struct(f"!{1 + IPV6_LENGTH}sH")
-_FIRST_FRAME4 = struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV4_LENGTH}sH")
-_FIRST_FRAME6 = struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV6_LENGTH}sH")
+_FRAMING4 = (
+    IPV4_FRAME_HEADER_LENGTH,
+    struct.Struct(f"!{1 + IPV4_LENGTH}sH").pack_into,
+    struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV4_LENGTH}sH").pack_into,
+)
+_FRAMING6 = (
+    IPV6_FRAME_HEADER_LENGTH,
+    struct.Struct(f"!{1 + IPV6_LENGTH}sH").pack_into,
+    struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV6_LENGTH}sH").pack_into,
+)
 _CLIENT4 = struct.Struct(f"!x{IPV4_LENGTH}sH")
 _CLIENT6 = struct.Struct(f"!x{IPV6_LENGTH}sH")
 
@@ -166,18 +172,7 @@ class DataPlane:
         if not count:
             return
         now = time.monotonic()
-        if sock.is_ipv6:
-            frame_length, pack, pack_first = (
-                IPV6_FRAME_HEADER_LENGTH,
-                _FRAME6.pack_into,
-            )
-            _FIRST_FRAME6.pack_into
-        else:
-            frame_length, pack, pack_first = (
-                IPV4_FRAME_HEADER_LENGTH,
-                _FRAME4.pack_into,
-            )
-            _FIRST_FRAME4.pack_into
+        frame_length, pack, pack_first = _FRAMING6 if sock.is_ipv6 else _FRAMING4
         first_length = frame_length + LINK_HEADER_LENGTH
         flow_of, view, base = self._core.flows.get, self._arena.view, self._arena.base
         touched: list[Route] = []
@@ -187,7 +182,7 @@ class DataPlane:
             self._arena.offsets, sock.names(count), sock.lengths(count), strict=False
         ):
             try:
-                flow = flow_of(ip + port)  # type: ignore[arg-type]  # bytes, not yet a ClientAddress
+                flow = flow_of(ip + port)
                 if flow is None or view[offset] < 4 or not 0 < length <= MAX_PAYLOAD:
                     # A new client or STUN (first byte 0 to 3): the rules decide.
                     self._refresh(now)
