@@ -123,9 +123,9 @@ async function play(stream) {
 /** Every second; more often until the first packet, whose time is one of the marks. */
 async function readLine(current, reader) {
   while (current === call && inCall()) {
-    const read = await reader.read().catch(() => null);
+    const read = current.state === "connected" ? await reader.read().catch(() => null) : null;
     if (current !== call || !inCall()) return;
-    if (read && current.state === "connected") {
+    if (read) {
       if (read.packetsIn > 0) current.mark("first_packet");
       line = read;
       numbers.update(read);
@@ -163,6 +163,7 @@ function showCall() {
 
 function showOver({ lasted, problem, ...ending }) {
   stage.end();
+  audio.suspend();
   showHint("");
   showWaterfall();
   find("remote-audio").srcObject = null;
@@ -214,6 +215,8 @@ function controls(talkLabel) {
   find("talk-label").textContent = talkLabel ?? "Talk";
   find("mute").hidden = find("hang-up").hidden = find("keys").hidden = !active;
   find("stop-waiting").hidden = true;
+  find("settings-toggle").hidden = active; // they count from the next call on
+  if (active) settings.show(false);
   find("clock").hidden = call?.state !== "connected";
   find("hang-up-label").textContent = call?.state === "connected" ? "Hang up" : "Cancel";
   const muted = Boolean(active && call.muted);

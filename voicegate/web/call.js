@@ -267,8 +267,14 @@ export class Call extends EventTarget {
     if (status.status !== this.server?.status) this.#log("server", `Status: ${status.status ?? "not given"}`);
     this.server = status;
     this.#emit("server");
-    if (status.status === "ended") this.#finish("ended", { reason: status.reason ?? "unknown" });
+    if (status.status === "ended") this.#endedByServer(status);
     return !this.#over;
+  }
+
+  #endedByServer({ reason, detail }) {
+    // The server gave up waiting for our packets: the same trouble, seen from its side.
+    if (reason === "setup_timeout" && this.state === "connecting") this.#transportFailed();
+    else this.#finish("ended", { reason: reason ?? "unknown", detail });
   }
 
   async #endWithReason(fallback) {

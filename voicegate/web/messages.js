@@ -9,14 +9,17 @@ export function explain({ kind, facts }) {
 }
 
 /** Why a call that was there is over. `lasted` in ms. */
-export function explainEnd({ reason, lasted, wasConnected }) {
+export function explainEnd({ reason, detail, lasted, wasConnected }) {
   const after = lasted > 0 ? ` after ${duration(lasted)}` : "";
   if (reason === "you") {
     return wasConnected ? { title: "Call ended", text: [`You hung up${after}.`] } : { title: "Cancelled", text: ["No call was made."] };
   }
   const known = ENDINGS.find(({ names }) => names.includes(reason));
-  if (known) return { title: known.title, text: [`${known.text} The call ended${after}.`] };
-  return { title: "The server ended the call", text: [`The call ended${after}. The server’s reason: ${String(reason).replaceAll("_", " ")}.`] };
+  const words = known ? `${known.text} The call ended${after}.` : `The call ended${after}. The server’s reason: ${String(reason).replaceAll("_", " ")}.`;
+  return {
+    title: known?.title ?? "The server ended the call",
+    text: [words, ...(detail ? [`It says: ${sentence(detail)}`] : [])],
+  };
 }
 
 /** What is said while a call goes on or comes up. */
@@ -71,7 +74,7 @@ const PROBLEMS = {
   unauthorized: ({ message, status }) => ({
     title: "The server wants an API key",
     text: [
-      status === 403 ? "This key may not make calls here. Enter another in the settings above." : "Enter one in the settings above, then talk.",
+      status === 403 ? "This key may not make calls here. Enter another below, then talk." : "Enter it below, then talk.",
       ...(message ? [`It says: ${sentence(message)}`] : []),
     ],
     settings: true,
@@ -102,7 +105,7 @@ const PROBLEMS = {
       : {
           title: "No way through over UDP",
           text: [
-            `The call was set up over HTTP, but nothing came back from ${places(facts)}. Either a firewall blocks UDP there, or the address that voicegate advertises is not one this browser can reach. Correct the address with:`,
+            `The call was set up over HTTP, but nothing came back from ${places(facts)}. Either a firewall blocks UDP there, or the address that voicegate advertises is not one this browser can reach. Put an address of that machine which can be reached into relay.listen and signaling.advertise, for example in the environment:`,
           ],
           code: ADVERTISE,
         },
@@ -118,24 +121,27 @@ const PROBLEMS = {
 
 const ENDINGS = [
   { names: ["page"], title: "Call ended", text: "You left the page." },
-  { names: ["hangup", "hang_up", "hung_up", "deleted"], title: "Hung up elsewhere", text: "Someone ended the call through the server." },
+  { names: ["hangup"], title: "Hung up elsewhere", text: "Someone ended the call through the server." },
   {
-    names: ["agent_lost", "agent_closed", "agent_unreachable", "agent_error", "agent_stalled", "agent"],
+    names: ["agent_lost"],
     title: "The agent is gone",
     text: "The server lost its connection to the agent or could not make one; check agent.url and the agent’s own log.",
   },
-  { names: ["idle", "idle_timeout", "timeout", "consent_expired"], title: "The line went silent", text: "Nothing from this browser reached the server for too long." },
-  { names: ["max_age", "maximum_age", "expired", "max_call_seconds"], title: "Time is up", text: "Calls here have a maximum length." },
-  { names: ["draining", "shutdown", "drained"], title: "The server is stopping", text: "It is shut down or restarted; talk again in a moment." },
+  { names: ["idle"], title: "The line went silent", text: "Nothing from this browser reached the server for too long." },
+  { names: ["max_age"], title: "Time is up", text: "Calls here have a maximum length." },
+  { names: ["shutdown", "draining"], title: "The server is stopping", text: "It is shut down or restarted; talk again in a moment." },
   { names: ["connection_lost"], title: "The connection is lost", text: "Packets stopped coming through; the network may have changed." },
-  { names: ["closed", "dtls_closed", "bye"], title: "The server ended the call", text: "It closed the connection without giving a reason." },
+  { names: ["remote_close", "bye"], title: "The connection was closed", text: "The server saw this browser close it." },
+  { names: ["fingerprint_mismatch", "handshake_failed"], title: "The line could not be secured", text: "The server rejected the DTLS handshake; something between it and this browser may have changed it." },
+  { names: ["setup_timeout"], title: "The connection did not come up in time", text: "The server stopped waiting for it." },
+  { names: ["closed"], title: "The server ended the call", text: "It closed the connection without giving a reason." },
   { names: ["gone"], title: "The server no longer knows the call", text: "It may have been restarted." },
 ];
 
-const ADVERTISE = "VOICEGATE_RELAY_LISTEN=<this machine’s address>:3478\nVOICEGATE_SIGNALING_ADVERTISE=<this machine’s address>:3478";
+const ADVERTISE = "VOICEGATE_RELAY_LISTEN=ADDRESS:3478\nVOICEGATE_SIGNALING_ADVERTISE=ADDRESS:3478";
 
 function loopbackText(facts) {
-  return `voicegate advertises only ${places(facts)}, and Firefox as shipped does not pair loopback addresses with others. Start voicegate with the machine’s own address in relay.listen and signaling.advertise, or use a Chromium browser.`;
+  return `voicegate advertises only ${places(facts)}, and Firefox as shipped does not pair loopback addresses with others. Put the machine’s own address into relay.listen and signaling.advertise (VOICEGATE_RELAY_LISTEN, VOICEGATE_SIGNALING_ADVERTISE), or use a Chromium browser.`;
 }
 
 function places({ candidates }) {

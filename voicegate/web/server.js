@@ -17,11 +17,14 @@ export function showServer(list, status) {
   );
 }
 
-/** {"statistics": {"packets_in": 3}} → [["packets in", "3"]]; the group's name leads only from the third level on. */
+/** {"statistics": {"audio": {"packets_in": 3}}} → [["audio packets in", "3"]]; milestones are in ms. */
 function flatten(object, group) {
   return Object.entries(object).flatMap(([key, value]) => {
     const name = `${group} ${key.replaceAll("_", " ")}`.trim();
     if (value === null || value === "") return [];
+    if (key === "milestones" && typeof value === "object") {
+      return Object.entries(value).map(([step, at]) => [`${step.replaceAll("_", " ")} after`, `${word(at)} ms`]);
+    }
     if (Array.isArray(value)) return value.length ? [[name, value.map(word).join(", ")]] : [];
     if (typeof value === "object") return flatten(value, key === "statistics" ? "" : key.replaceAll("_", " "));
     return [[name, word(value)]];
@@ -29,6 +32,6 @@ function flatten(object, group) {
 }
 
 function word(value) {
-  if (typeof value === "number") return Number.isInteger(value) ? String(value) : value.toFixed(3);
+  if (typeof value === "number") return String(Number(value.toPrecision(6)));
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }

@@ -59,7 +59,7 @@ const ROWS = [
   ["wait", "Held before playing", "", (line) => ms(line.wait)],
   ["packets", "Packets in / out", "", (line) => [`${line.packetsIn} / ${line.packetsOut}`, ""]],
   ["codec", "Codec", "", (line) => [line.codec, ""]],
-  ["cipher", "Encryption", "", (line) => [line.cipher?.replaceAll("_", " "), ""]],
+  ["cipher", "Encryption", "", (line) => [line.cipher?.replace(/^SRTP_/, "").replaceAll("_", " "), ""]],
   ["server", "Media goes to", "", (line) => [line.server, ""]],
 ];
 

@@ -11,6 +11,7 @@ const ROWS = [
   ["first_audio", "First audio", "First audio heard"],
 ];
 const STRETCH = 3; // how far the axis may grow beyond the set-up for a slow first packet or first word
+const TICK_PX = 44; // the widest label, with air
 
 export class Waterfall {
   #rows = new Map();
@@ -53,7 +54,7 @@ export class Waterfall {
     const growing = pending === "first_audio" || pending === "first_packet" ? null : pending;
     const end = growing ? elapsed : 0;
     const axis = axisOf(milestones, end);
-    this.#ticks(axis, milestones.post ?? 0);
+    if ("microphone" in milestones) this.#ticks(axis, milestones.post ?? end);
     let before = 0;
     for (const [name] of ROWS) {
       const row = this.#rows.get(name);
@@ -108,14 +109,15 @@ export class Waterfall {
 
   #ticks(axis, zero) {
     const span = axis.to - axis.from;
-    const step = niceStep(span / 6);
-    const key = `${axis.from.toFixed(1)} ${axis.to.toFixed(1)} ${zero.toFixed(1)}`;
+    const width = this.#grid.clientWidth || 200;
+    const step = niceStep((span * TICK_PX) / width);
+    const key = `${width} ${axis.from.toFixed(1)} ${axis.to.toFixed(1)} ${zero.toFixed(1)}`;
     if (key === this.#origin) return;
     this.#origin = key;
     const ticks = [];
     for (let at = Math.ceil((axis.from - zero) / step) * step; at + zero <= axis.to; at += step) {
       const place = ((at + zero - axis.from) / span) * 100;
-      if (place > 94) continue;
+      if (place > 100 - (TICK_PX * 60) / width) continue;
       const tick = element("span", at === 0 ? "tick zero" : "tick", at === 0 ? "POST" : String(Number(at.toPrecision(6))));
       tick.style.left = `${place}%`;
       ticks.push(tick);

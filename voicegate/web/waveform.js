@@ -7,7 +7,7 @@ const BAR = 3;
 const ENTRY = 64; // px kept free for the name at the side where a voice comes in
 const GATE_MS = 420;
 const FLOOR_DB = -58;
-const CEILING_DB = -8;
+const CEILING_DB = -12;
 
 /** Loudness of one stream. */
 export class Meter {
@@ -256,5 +256,5 @@ export class Stage {
 function height(level) {
   if (level <= 0) return 0;
   const part = (20 * Math.log10(level) - FLOOR_DB) / (CEILING_DB - FLOOR_DB);
-  return Math.min(Math.max(part, 0), 1);
+  return Math.min(Math.max(part, 0), 1) ** 1.7; // the middle of the range is where speech differs
 }
