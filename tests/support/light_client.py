@@ -116,6 +116,8 @@ class LightCall:
         self.counts: dict[str, int] = {}
         self.closed = ""
         self.last_protected: bytes = b""
+        self.reported_lost: int | None = None
+        """Packets of ours that the far end missed, by its last reception report."""
         self.speak = True
         self.armed = 0.0
         """The deadline its driver has set a timer for."""
@@ -227,6 +229,10 @@ class LightCall:
         self._end("here", now)
 
     # -------------------------------------------------------------- for a test
+
+    def say(self, frames: Sequence[bytes]) -> None:
+        """Say these packets next, after whatever was said until now."""
+        self.frames = [OPUS_SILENCE] * (self._said + 2) + list(frames)
 
     def wait_for(self, stage: str, timeout: float) -> float:
         """Wait for one of "ice", "connected", "heard", "closed"; return when it was (monotonic seconds)."""
@@ -372,6 +378,9 @@ class LightCall:
     def _receive_rtcp(self, data: bytes, now: float) -> None:
         for report in rtcp.parse_rtcp_untrusted(data):
             self._count(type(report).__name__)
+            for block in getattr(report, "reports", ()):
+                if block.ssrc == self.ssrc:
+                    self.reported_lost = block.cumulative_lost
             if isinstance(report, rtcp.Bye):
                 self._mark("bye", now)
 
@@ -414,7 +423,7 @@ class Fleet:
 
     def __enter__(self) -> Self:
         self._random = random.Random(self.seed)
-        self._certificate = new_certificate()
+        self.certificate = new_certificate()
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -476,7 +485,7 @@ class Fleet:
         used.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         source = random.Random(self._random.getrandbits(64))
         options.setdefault("local", used.getsockname()[:2])
-        return LightCall(self._certificate, source, frames, **options), used  # type: ignore[arg-type]
+        return LightCall(self.certificate, source, frames, **options), used  # type: ignore[arg-type]
 
     def start(self, call: LightCall, used: socket.socket, answer: str) -> None:
         def begin() -> None:
