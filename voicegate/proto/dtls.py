@@ -15,13 +15,15 @@ right (RFC 6347 section 4.2.1) and anybody's forgery, and a server that did not 
 to it; so it is answered only after a ServerHello has failed to come for HELLO_VERIFY_PATIENCE.
 
 Passive: a ClientHello proves nothing. Each distinct one gets its own OpenSSL object, MAX_CANDIDATES at
-most, and the client's signed flight decides which of them was real. What remains: a forger who spoofs the
-client's address makes us send the client a flight that it did not ask for; what the client makes of it is
-up to the client.
+most, and the client's signed flight decides which of them was real; when there are more, only one that is
+repeated takes the place of one that has been silent for CANDIDATE_LIFE. What remains: a forger who spoofs
+the client's address makes us send the client a flight that it did not ask for, and what the client makes of
+it is up to the client; and a flood of doubled ClientHellos competes with the real one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -48,8 +50,9 @@ LAST_TIMEOUT: Final = 1.0  # doubling stops here: a call that waits longer is gi
 HANDSHAKE_LIMIT: Final = 30.0  # RFC 7675 section 5.1: consent, and with it the path, is gone after 30 s
 HELLO_VERIFY_PATIENCE: Final = 0.5  # two round trips of a bad mobile path
 MIN_REPEAT: Final = 0.02  # a repetition is answered at most every 20 ms: no amplifier, no echo between two
-MAX_CANDIDATES: Final = 4  # the real ClientHello, and as many forged ones as a race plausibly brings
-MAX_HELLOS: Final = 64  # OpenSSL objects made for one call, 0.2 ms of CPU each
+MAX_CANDIDATES: Final = 8  # the real ClientHello and seven forged ones; an OpenSSL object takes 50 KB
+CANDIDATE_LIFE: Final = 0.5  # a round trip of a bad mobile path, within which the client's answer comes
+MAX_SEEN_HELLOS: Final = 512  # hashes, so that under a flood the client that repeats itself stands out
 MAX_EARLY_RECORDS: Final = 4  # Finished and its repetitions, when they overtake the rest of the flight
 MAX_EARLY_SIZE: Final = 256  # Finished is 40 bytes under GCM, 80 under CBC
 MAX_EVENTS: Final = 256  # data messages that wait for the owner, who drains after every datagram
@@ -107,13 +110,16 @@ class _State(Enum):
 class _Candidate:
     """One OpenSSL object that may become the association, and what it said so far."""
 
-    __slots__ = ("flight", "hello", "machine", "transcript")
+    __slots__ = ("flight", "hello", "machine", "touched", "transcript")
 
-    def __init__(self, machine: Machine, hello: bytes, flight: list[Record], transcript: bytes) -> None:
+    def __init__(
+        self, machine: Machine, hello: bytes, flight: list[Record], transcript: bytes, now: float
+    ) -> None:
         self.machine = machine
         self.hello = hello
         self.flight = flight
         self.transcript = transcript
+        self.touched = now
 
 
 class DtlsEndpoint:
@@ -199,9 +205,9 @@ class DtlsEndpoint:
 
     def next_deadline(self) -> float | None:
         """When to call `handle_timeout` next."""
-        if self._state in (_State.GATHERING, _State.FINISHING):
-            return self._timer.deadline()
-        return None
+        if self._state not in (_State.GATHERING, _State.FINISHING):
+            return None
+        return self._timer.deadline() if self._outbox.has_flight else self._timer.limit
 
     def send(self, data: bytes) -> None:
         """Send application data, at most MAX_DATA bytes; silently nothing unless connected: DTLS promises
@@ -256,8 +262,11 @@ class DtlsEndpoint:
                     self._gather(fragments, now)
                 elif not any(self._is_repetition(fragment) for fragment in fragments):
                     raise BadPacket("dtls_late_handshake")
-                # RFC 6347 section 4.2.4: the peer repeats its flight, so it lacks ours.
-                elif self._outbox.repeat(now, at_least_after=MIN_REPEAT):
+                # RFC 6347 section 4.2.4: the peer repeats its flight, so it lacks our answer; but a server
+                # that has sent its Finished lacks nothing any more.
+                elif not (self._active and self._state is _State.CONNECTED) and self._outbox.repeat(
+                    now, at_least_after=MIN_REPEAT
+                ):
                     self._counts.repeated_flights += 1
             case ContentType.CHANGE_CIPHER_SPEC:
                 pass  # see the theory of operation: it is made here when it is due
@@ -300,7 +309,7 @@ class DtlsEndpoint:
         machine = Machine(self._certificate, active=True)
         flight = machine.take_output()
         hello = _join_flight(flight)
-        self._candidates.append(_Candidate(machine, hello, flight, hello))
+        self._candidates.append(_Candidate(machine, hello, flight, hello, now))
         self._outbox.flight(flight, now)
 
     def _gather(self, fragments: list[wire.Fragment], now: float) -> None:
@@ -309,16 +318,12 @@ class DtlsEndpoint:
                 raise BadPacket("dtls_bad_sequence")
             if self._active and fragment.kind == HandshakeType.HELLO_VERIFY_REQUEST:
                 self._gathering.hello_verify(fragment, now)
-            elif self._gathering.add(fragment, self._counts.received):
-                continue
-            elif not self._active and fragment.kind == HandshakeType.CLIENT_HELLO:
-                self._gathering.grown = True  # a repeated ClientHello: its flight is repeated below
+            else:
+                self._gathering.add(fragment, self._counts.received)
 
     def _judge(self, now: float) -> None:
         """Look for an authentic flight among what was gathered, and go on with it."""
         pool, budget = self._gathering.pool, self._gathering.budget
-        if not self._active:
-            self._answer_hellos(now)
         for candidate in self._candidates:
             if not self._active:
                 verdict = guard.client_flight(pool, candidate.transcript, self._trust, budget)
@@ -333,6 +338,9 @@ class DtlsEndpoint:
                 self._proceed(candidate, verdict, cookie_request, now)
             if self._state is not _State.GATHERING:
                 return
+        if self._gathering.hello_seen and not self._active:
+            self._gathering.hello_seen = False
+            self._answer_hello(now)
 
     def _proceed(
         self,
@@ -351,7 +359,8 @@ class DtlsEndpoint:
         try:
             if before:
                 machine.feed_messages(before)
-                machine.take_output()  # the ClientHello with the cookie: byte for byte the one that was sent
+                if _join_flight(machine.take_output()) != self._hello_with_cookie(candidate, before[0]):
+                    raise HandshakeFailed("OpenSSL's second ClientHello is not the one that was sent")
             machine.feed_messages(verdict.messages)
             machine.feed_change_cipher_spec()
         except HandshakeFailed:
@@ -405,46 +414,51 @@ class DtlsEndpoint:
     # --- hellos
     # ------------------------------------------------------------------------------------------------
 
-    def _answer_hellos(self, now: float) -> None:
-        """Passive: a candidate for every new ClientHello, the flight again for a repeated one."""
-        for hello in self._gathering.pool.messages(HandshakeType.CLIENT_HELLO, 0)[:1]:
-            known = next((c for c in self._candidates if c.hello == hello.raw), None)
-            if known is not None:
-                self._candidates.remove(known)
-                self._candidates.append(known)  # the newest: what the real client repeats is kept
-                if self._outbox.repeat(now, known.flight, at_least_after=MIN_REPEAT):
+    def _answer_hello(self, now: float) -> None:
+        """Passive: a candidate for a new ClientHello, the flight again for a repeated one."""
+        versions = self._gathering.pool.messages(HandshakeType.CLIENT_HELLO, 0)
+        if not versions:
+            return
+        hello = versions[0].raw
+        repeated = self._gathering.was_seen(hello)
+        for candidate in self._candidates:
+            if candidate.hello == hello:
+                candidate.touched = now
+                if self._outbox.repeat(now, candidate.flight, at_least_after=MIN_REPEAT):
                     self._counts.repeated_flights += 1
-                continue
-            candidate = self._new_candidate(hello)
-            if candidate is not None:
-                self._candidates = [*self._candidates[-(MAX_CANDIDATES - 1) :], candidate]
-                self._outbox.flight(candidate.flight, now)
-                self._timer.restart(now)
+                return
+        if len(self._candidates) >= MAX_CANDIDATES:
+            oldest = min(self._candidates, key=lambda candidate: candidate.touched)
+            if not repeated or now < oldest.touched + CANDIDATE_LIFE:
+                raise BadPacket("dtls_hello_flood")
+            self._candidates.remove(oldest)
+        candidate = self._new_candidate(versions[0], now)
+        self._candidates.append(candidate)
+        self._outbox.flight(candidate.flight, now)
+        self._timer.restart(now)
 
-    def _new_candidate(self, hello: guard.Message) -> _Candidate | None:
-        if self._counts.client_hellos >= MAX_HELLOS:
-            return None
-        try:
-            wire.check_client_hello_untrusted(hello.body, SERVER_SUITES)
-        except BadPacket:
-            self._counts.dropped_records += 1
-            return None
+    def _new_candidate(self, hello: guard.Message, now: float) -> _Candidate:
+        wire.check_client_hello_untrusted(hello.body, SERVER_SUITES)
         self._counts.client_hellos += 1
         machine = Machine(self._certificate, active=False)
         try:
             machine.feed_messages((hello.raw,))
-        except HandshakeFailed:
-            return None  # its alert is never sent: the hello proved nothing
+        except HandshakeFailed:  # its alert is never sent: the hello proved nothing
+            raise BadPacket("dtls_bad_hello") from None
         flight = machine.take_output()
-        return _Candidate(machine, hello.raw, flight, hello.raw + _join_flight(flight))
+        return _Candidate(machine, hello.raw, flight, hello.raw + _join_flight(flight), now)
 
     def _answer_hello_verify(self) -> None:
         """Active: no ServerHello came, so the HelloVerifyRequest may be real. Say hello again with its
         cookie."""
-        request = self._gathering.take_hello_verify()
-        cookie = wire.hello_verify_cookie_untrusted(request[wire.HANDSHAKE_HEADER :])
-        hello = wire.insert_cookie(self._candidates[0].hello, cookie)
+        hello = self._hello_with_cookie(self._candidates[0], self._gathering.take_hello_verify())
         self._outbox.replace_flight([Record(ContentType.HANDSHAKE, 0, wire.record(0x16, 0, 0, hello))])
+
+    def _hello_with_cookie(self, candidate: _Candidate, request: bytes) -> bytes:
+        # RFC 6347 section 4.2.1: the same hello but for the cookie, so OpenSSL's own, made later, will be
+        # the same.
+        cookie = wire.hello_verify_cookie_untrusted(request[wire.HANDSHAKE_HEADER :])
+        return wire.insert_cookie(candidate.hello, cookie)
 
     def _closed(self) -> bool:
         return self._state is _State.CLOSED
@@ -463,23 +477,44 @@ class DtlsEndpoint:
 class _Gathering:
     """The peer's plaintext, not yet believed."""
 
-    __slots__ = ("_request", "answered", "budget", "grown", "hello_verify_at", "pool")
+    __slots__ = (
+        "_hellos",
+        "_request",
+        "answered",
+        "budget",
+        "grown",
+        "hello_seen",
+        "hello_verify_at",
+        "pool",
+    )
 
     def __init__(self) -> None:
         self.pool = guard.FragmentPool()
         self.budget = guard.SignatureBudget()
         self.grown = False
+        self.hello_seen = False
         self.hello_verify_at = float("inf")
         self.answered: bytes | None = None
         self._request: bytes | None = None
+        self._hellos: dict[bytes, None] = {}
 
-    def add(self, fragment: wire.Fragment, datagram: int) -> bool:
-        """False if the fragment was here before. Any ServerHello shows that the server asks for no cookie."""
-        new = self.pool.add(fragment, datagram)
-        self.grown = self.grown or new
-        if fragment.kind == HandshakeType.SERVER_HELLO and fragment.sequence == 0:
+    def add(self, fragment: wire.Fragment, datagram: int) -> None:
+        """Keep a fragment. Any ServerHello shows that the server asks for no cookie."""
+        if self.pool.add(fragment, datagram):
+            self.grown = True
+        if fragment.kind == HandshakeType.CLIENT_HELLO:
+            self.grown = self.hello_seen = True  # also a repeated one: it asks for the flight again
+        elif fragment.kind == HandshakeType.SERVER_HELLO and fragment.sequence == 0:
             self.hello_verify_at = float("inf")
-        return new
+
+    def was_seen(self, hello: bytes) -> bool:
+        """Whether this ClientHello came before."""
+        key = hashlib.blake2b(hello, digest_size=8).digest()
+        seen = key in self._hellos
+        self._hellos[key] = None
+        if len(self._hellos) > MAX_SEEN_HELLOS:
+            del self._hellos[next(iter(self._hellos))]
+        return seen
 
     def hello_verify(self, fragment: wire.Fragment, now: float) -> None:
         """Note a HelloVerifyRequest; it becomes due unless a ServerHello comes first."""

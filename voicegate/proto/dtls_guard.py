@@ -15,7 +15,8 @@ The theory. The peer's flight carries its own proof, a signature over both rando
 So fragments are collected here, several versions of one message side by side, and a combination is released
 to OpenSSL only when its certificate has the fingerprint of the offer and the signature verifies. Whoever
 has not seen our random cannot make one. A signature that verifies under another certificate is an impostor
-who does see our packets: the call must end (RFC 5763 section 5).
+who does see our packets: the call must end (RFC 5763 section 5). With several versions of the Certificate
+in hand that conclusion waits: one of them may be the real one with a byte changed outside its key.
 
 What remains. CertificateRequest is covered by no signature before Finished. It is taken from a datagram
 that also carried a piece of the signed messages, where there is one; only when a peer sends it in a
@@ -112,11 +113,11 @@ class Message(NamedTuple):
 class FragmentPool:
     """Reassembles handshake messages, keeping rival versions of the same message apart."""
 
-    __slots__ = ("_fragments", "_held")
+    __slots__ = ("_fragments", "held")
 
     def __init__(self) -> None:
         self._fragments: dict[Fragment, set[int]] = {}
-        self._held = 0
+        self.held = 0
 
     def add(self, fragment: Fragment, datagram: int) -> bool:
         """Keep a fragment; False if the same bytes were here before (the peer retransmits, or a network
@@ -128,11 +129,11 @@ class FragmentPool:
             self._fragments[fragment] = known  # the newest again: what the peer repeats outlives a flood
             return False
         self._fragments[fragment] = {datagram}
-        self._held += len(fragment.body)
-        while self._held > MAX_HELD or len(self._fragments) > MAX_FRAGMENTS:
+        self.held += len(fragment.body)
+        while self.held > MAX_HELD or len(self._fragments) > MAX_FRAGMENTS:
             oldest = next(iter(self._fragments))
             del self._fragments[oldest]
-            self._held -= len(oldest.body)
+            self.held -= len(oldest.body)
         return True
 
     def messages(self, kind: HandshakeType, sequence: int) -> list[Message]:
@@ -152,7 +153,7 @@ class FragmentPool:
     def clear(self) -> None:
         """Forget everything."""
         self._fragments.clear()
-        self._held = 0
+        self.held = 0
 
 
 class Release(NamedTuple):
@@ -205,7 +206,8 @@ def server_flight(
     dones = [m for m in pool.messages(HandshakeType.SERVER_HELLO_DONE, base + 4) if not m.body]
     if not requests or not dones:
         return None
-    for certificate, leaf, trusted in _certificates(pool, base + 1, trust):
+    certificates = _certificates(pool, base + 1, trust)
+    for certificate, leaf, trusted in certificates:
         for hello in pool.messages(HandshakeType.SERVER_HELLO, base):
             for exchange in pool.messages(HandshakeType.SERVER_KEY_EXCHANGE, base + 2):
                 try:
@@ -217,7 +219,7 @@ def server_flight(
                 if not budget.verify(leaf, trusted, parameters, signed):
                     continue
                 if not trusted:
-                    verdict = Impostor()
+                    verdict = Impostor() if len(certificates) == 1 else None
                     continue
                 proven = hello.datagrams | certificate.datagrams | exchange.datagrams
                 request = max(requests, key=lambda m: len(m.datagrams & proven))
@@ -234,7 +236,8 @@ def client_flight(
     verifies = pool.messages(HandshakeType.CERTIFICATE_VERIFY, 3)
     if not verifies:
         return None
-    for certificate, leaf, trusted in _certificates(pool, 1, trust):
+    certificates = _certificates(pool, 1, trust)
+    for certificate, leaf, trusted in certificates:
         for exchange in pool.messages(HandshakeType.CLIENT_KEY_EXCHANGE, 2):
             for verify in verifies:
                 try:
@@ -246,7 +249,7 @@ def client_flight(
                     continue
                 if trusted:
                     return Release((certificate.raw, exchange.raw, verify.raw))
-                verdict = Impostor()
+                verdict = Impostor() if len(certificates) == 1 else None
     return verdict
 
 

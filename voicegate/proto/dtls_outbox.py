@@ -36,6 +36,11 @@ class Outbox:
         """Keep a flight, to be sent by the next `repeat`."""
         self._flight = records
 
+    @property
+    def has_flight(self) -> bool:
+        """Whether there is anything to repeat."""
+        return bool(self._flight)
+
     def repeat(self, now: float, flight: list[Record] | None = None, at_least_after: float = 0.0) -> bool:
         """Send the last flight again, or an older one that takes its place, unless it left a moment ago."""
         if flight is not None:
