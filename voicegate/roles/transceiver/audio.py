@@ -1,0 +1,137 @@
+"""A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other. Pure.
+
+in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits
+out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
+RTCP  reports about both, every 5 s or so; BYE at the end
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import asdict
+
+from voicegate.media.codec import open_decoder, open_encoder
+from voicegate.media.playout import Playout
+from voicegate.media.receive import ReceiveBuffer
+from voicegate.proto.rtp import build_rtp, parse_rtp_untrusted
+from voicegate.proto.sdp import AudioFormat
+
+MAX_EARLY_BYTES = 30 * 48_000
+"""30 s of the agent's audio, kept until the client is connected: as long as a set-up may take."""
+
+
+class CallAudio:
+    """Both directions of one call's audio. `start` when the client is connected, `close` at the end."""
+
+    def __init__(
+        self,
+        format: AudioFormat,
+        *,
+        ssrc: int,
+        cname: str,
+        first_sequence: int,
+        first_timestamp: int,
+        jitter_seed: int,
+        reduced_size: bool,
+        wall_offset: float,
+    ) -> None:
+        self._payload_type = format.payload_type
+        self._ssrc = ssrc
+        self._sequence = first_sequence
+        self._encoder = open_encoder(format.codec.value)
+        self._receive = ReceiveBuffer(open_decoder(format.codec.value), format.payload_type)
+        self._playout = Playout(first_timestamp, format.clock_rate)
+        self._early: bytearray | None = bytearray()
+        """The agent's audio before `start`; None afterwards."""
+        self._packets: deque[tuple[bool, bytes]] = deque()
+
+    def start(self, now: float) -> None:
+        """The client is connected: play what the agent said so far, and report from now on."""
+        early, self._early = self._early, None
+        if early:
+            self.play(bytes(early), now)
+
+    # The microphone
+
+    def receive_rtp(self, data: bytes, now: float) -> None:
+        """Take one decrypted RTP packet. Raises BadPacket."""
+        self._receive.push(parse_rtp_untrusted(data), now)
+
+    def poll_pcm(self) -> bytes | None:
+        return self._receive.poll_pcm()
+
+    # The loudspeaker
+
+    def play(self, pcm: bytes, now: float) -> None:
+        """Queue audio for the client: 24 kHz s16le mono, any length."""
+        if self._early is not None:
+            self._early += pcm[: MAX_EARLY_BYTES - len(self._early)]
+            return
+        self._playout.push(pcm, now)
+        self._send_due_frame(now)
+
+    def end_of_audio(self, now: float) -> None:
+        """Nothing more belongs to this response: a last partial frame may go."""
+        if self._early is None:
+            self._playout.end_of_audio(now)
+            self._send_due_frame(now)
+
+    def stop_playing(self, now: float) -> bool:
+        """Drop what is queued. True when there was something."""
+        if self._early is not None:
+            was_speaking = bool(self._early)
+            self._early.clear()
+            return was_speaking
+        return self._playout.clear(now).dropped_samples > 0
+
+    def poll_packet(self) -> tuple[bool, bytes] | None:
+        """(is RTCP, packet in the clear), or None."""
+        return self._packets.popleft() if self._packets else None
+
+    def _send_due_frame(self, now: float) -> None:
+        frame = self._playout.poll_frame()
+        if frame is None:
+            return
+        payload = self._encoder.encode(frame.pcm)
+        self._packets.append(
+            (
+                False,
+                build_rtp(
+                    self._payload_type, frame.marker, self._sequence, frame.timestamp, self._ssrc, payload
+                ),
+            )
+        )
+        self._sequence = (self._sequence + 1) & 0xFFFF
+
+    # RTCP
+
+    def receive_rtcp(self, data: bytes, now: float) -> bool:
+        """Take one decrypted RTCP packet. True when the client said BYE. Raises BadPacket."""
+        return False
+
+    def say_bye(self, now: float) -> None:
+        """Tell the client that the stream ends (RFC 3550 section 6.6)."""
+
+    # Time
+
+    def handle_timeout(self, now: float) -> None:
+        self._receive.handle_timeout(now)
+        self._playout.handle_timeout(now)
+        self._send_due_frame(now)
+
+    def next_deadline(self) -> float:
+        deadline = math.inf
+        if (playout := self._playout.next_deadline()) is not None:
+            deadline = playout
+        if (receive := self._receive.next_deadline()) is not None and receive < deadline:
+            deadline = receive
+        return deadline
+
+    def statistics(self) -> dict[str, object]:
+        return {"receive": asdict(self._receive.statistics()), "playout": asdict(self._playout.statistics())}
+
+    def close(self) -> None:
+        """Free the codecs' memory."""
+        self._encoder.close()
+        self._receive.close()

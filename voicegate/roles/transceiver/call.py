@@ -1,0 +1,338 @@
+"""One call: ICE-lite, DTLS and SRTP around its audio, and the rules of its life.
+
+A packet's way in: `receive_datagram` looks at the first byte (RFC 7983) and hands it to ICE, DTLS or,
+unprotected by SRTP, to `CallAudio`. What leaves comes out of `poll_transmit`; what the outside must know out
+of `poll_event`; the microphone's PCM out of `poll_audio`.
+
+Who is believed: a client address counts once a check from it carried our password (`IceLite`). No DTLS leaves
+before that, and media goes to the address of the handshake until a packet that SRTP authenticated comes from
+another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice hammer).
+
+A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED. It ends once,
+for the first `EndReason` that happens; after that every input is ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from voicegate.proto.address import ClientAddress
+from voicegate.proto.demux import Kind, is_rtcp, kind
+from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsEndpoint
+from voicegate.proto.errors import BadPacket
+from voicegate.proto.ice import IceLite
+from voicegate.proto.srtp import SrtpSession
+from voicegate.roles.transceiver.audio import CallAudio
+
+SETUP_SECONDS = 30.0
+"""From allocation to the end of the handshake: libwebrtc gives a connection attempt up about then."""
+
+MAX_TRANSMITS = 512
+"""Datagrams waiting to be taken. One input makes a few; only a driver that does not drain reaches this."""
+
+
+class CallState(Enum):
+    CONNECTING = "connecting"
+    ACTIVE = "active"
+    ENDED = "ended"
+
+
+class EndReason(Enum):
+    HANGUP = "hangup"
+    """HTTP hang-up or DELETE."""
+    REMOTE_CLOSE = "remote_close"
+    """DTLS close_notify from the client."""
+    BYE = "bye"
+    """RTCP BYE from the client (RFC 3550 section 6.6)."""
+    IDLE = "idle"
+    """No authenticated packet for `idle_seconds` (RFC 7675 consent)."""
+    MAX_AGE = "max_age"
+    SETUP_TIMEOUT = "setup_timeout"
+    FINGERPRINT_MISMATCH = "fingerprint_mismatch"
+    HANDSHAKE_FAILED = "handshake_failed"
+    AGENT_LOST = "agent_lost"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The handshake is done: media flows both ways from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    reason: EndReason
+    detail: str
+    """More words for a person, such as the agent's own reason; may be empty."""
+
+
+CallEvent = Connected | Ended
+
+
+class CallLimits(NamedTuple):
+    max_seconds: float
+    idle_seconds: float
+
+
+class Call:
+    """One client's transport and audio. One mutation, then drain the polls, then read the deadline."""
+
+    def __init__(
+        self,
+        call_id: str,
+        *,
+        ice: IceLite,
+        certificate: DtlsCertificate,
+        dtls_active: bool,
+        remote_fingerprints: tuple[tuple[str, bytes], ...],
+        audio: CallAudio,
+        limits: CallLimits,
+        now: float,
+    ) -> None:
+        self.call_id = call_id
+        self.state = CallState.CONNECTING
+        self.audio = audio
+        self.client: ClientAddress | None = None
+        """Where our output goes."""
+        self.milestones: dict[str, float] = {"allocated": now}
+        """First time of each step, on the clock of `now`."""
+        self.drops: Counter[str] = Counter()
+        self.ended: Ended | None = None
+
+        self._ice = ice
+        self._dtls: DtlsEndpoint | None = None
+        self._dtls_parameters = (certificate, dtls_active, remote_fingerprints)
+        self._srtp: SrtpSession | None = None
+        self._limits = limits
+        self._last_authenticated = now
+        self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
+        self._events: deque[CallEvent] = deque()
+
+    def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> bool:
+        """Take one datagram of the client; True when it was authenticated, so that its path may be believed.
+
+        Raises BadPacket for what is dropped, after counting it.
+        """
+        if self.state is CallState.ENDED:
+            return False
+        try:
+            match kind(data[0]) if data else None:
+                case Kind.RTP:
+                    return self._receive_srtp(data, client, now)
+                case Kind.STUN:
+                    return self._receive_stun(data, client, now)
+                case Kind.DTLS:
+                    return self._receive_dtls(data, client, now)
+                case _:
+                    raise BadPacket("unknown_kind")
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+            raise
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due at `now`: retransmit, conceal, send the next frame or report, or end the call."""
+        if self.state is CallState.ENDED:
+            return
+        if now >= self._life_deadline():
+            self.close(now, self._life_reason(now))
+            return
+        if self._dtls is not None:
+            self._dtls.handle_timeout(now)
+            self._drain_dtls(now)
+        if self._srtp is not None and self.ended is None:
+            self.audio.handle_timeout(now)
+            self._drain_audio()
+
+    def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_event(self) -> CallEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_audio(self) -> bytes | None:
+        """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
+        return self.audio.poll_pcm()
+
+    def next_deadline(self) -> float | None:
+        if self.state is CallState.ENDED:
+            return None
+        deadline = self._life_deadline()
+        if self._dtls is not None and (dtls := self._dtls.next_deadline()) is not None and dtls < deadline:
+            deadline = dtls
+        if self._srtp is not None and (audio := self.audio.next_deadline()) < deadline:
+            deadline = audio
+        return deadline
+
+    def play(self, pcm: bytes, now: float) -> None:
+        """Queue the agent's audio (24 kHz s16le mono); it waits until the client is connected."""
+        if self.state is not CallState.ENDED:
+            self.audio.play(pcm, now)
+            if self._srtp is not None:
+                self._drain_audio()
+
+    def end_of_audio(self, now: float) -> None:
+        """The agent has said all of this response; a last partial frame may go."""
+        self.audio.end_of_audio(now)
+
+    def stop_playing(self, now: float) -> bool:
+        """Drop what is queued for the client, at once. True when there was something."""
+        return self.audio.stop_playing(now)
+
+    def close(self, now: float, reason: EndReason, detail: str = "") -> None:
+        """End the call: RTCP BYE and close_notify go out, all is freed. The first reason counts."""
+        if self.ended is not None:
+            return
+        self.ended = Ended(reason, detail)
+        self.milestones["ended"] = now
+        if self._srtp is not None:
+            self.audio.say_bye(now)
+            self._drain_audio()
+        if self._dtls is not None:
+            self._dtls.close(now)
+            while self._dtls.poll_event() is not None:
+                pass  # what a closed call would still hear is of no use to anybody
+            self._drain_dtls_transmits()
+        self.state = CallState.ENDED
+        self._dtls = None
+        self._srtp = None
+        self.audio.close()
+        self._events.append(self.ended)
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since the last authenticated packet."""
+        return now - self._last_authenticated
+
+    def statistics(self) -> dict[str, object]:
+        """A snapshot for a person: state, counters, milestones in ms since allocation."""
+        start = self.milestones["allocated"]
+        return {
+            "state": self.state.value,
+            "milestones": {name: round((at - start) * 1000, 1) for name, at in self.milestones.items()},
+            "audio": self.audio.statistics(),
+            "drops": dict(self.drops),
+        }
+
+    # Inputs, one per kind of packet
+
+    def _receive_stun(self, data: bytes, client: ClientAddress, now: float) -> bool:
+        self._ice.receive_datagram(data, client, now)
+        self._last_authenticated = now
+        while (reply := self._ice.poll_transmit()) is not None:
+            self._transmit(*reply)
+        while self._ice.poll_event() is not None:
+            self._client_checked(client, now)
+        return True
+
+    def _client_checked(self, client: ClientAddress, now: float) -> None:
+        """A check from a new address, or the first that nominates one."""
+        # Until the handshake is done the newest such address is the best guess; after it only an
+        # authenticated SRTP packet moves media.
+        if self.state is CallState.CONNECTING:
+            self._send_to(client)
+        if self._dtls is None:
+            # On the first check, not on USE-CANDIDATE: libwebrtc nominates up to 1.2 s later on slow paths.
+            self.milestones["ice"] = now
+            certificate, active, fingerprints = self._dtls_parameters
+            self._dtls = DtlsEndpoint(certificate, active=active, remote_fingerprints=fingerprints, now=now)
+            self._drain_dtls(now)
+
+    def _receive_dtls(self, data: bytes, client: ClientAddress, now: float) -> bool:
+        if self._dtls is None or client not in self._ice.validated:
+            raise BadPacket("dtls_unvalidated_address")
+        self._dtls.receive_datagram(data, now)
+        if self.state is CallState.CONNECTING:
+            self._send_to(client)
+        self._drain_dtls(now)
+        # A handshake record proves nothing about who sent it; records after it do, but only SRTP is
+        # frequent enough to matter for the reply path.
+        return False
+
+    def _receive_srtp(self, data: bytes, client: ClientAddress, now: float) -> bool:
+        if self._srtp is None:
+            raise BadPacket("srtp_before_handshake")
+        if client not in self._ice.validated:
+            raise BadPacket("srtp_unvalidated_address")
+        if is_rtcp(data):
+            plain = self._srtp.unprotect_rtcp_untrusted(data)
+            self._authenticated_from(client, now)
+            if self.audio.receive_rtcp(plain, now):
+                self.close(now, EndReason.BYE)
+        else:
+            plain = self._srtp.unprotect_rtp_untrusted(data)
+            self._authenticated_from(client, now)
+            self.milestones.setdefault("first_packet_in", now)
+            self.audio.receive_rtp(plain, now)
+        return True
+
+    def _authenticated_from(self, client: ClientAddress, now: float) -> None:
+        self._last_authenticated = now
+        if client != self.client:
+            self._send_to(client)
+
+    def _send_to(self, client: ClientAddress) -> None:
+        self.client = client
+        self._ice.select(client)
+
+    # Outputs
+
+    def _drain_dtls(self, now: float) -> None:
+        assert self._dtls is not None, "drained only where it exists"
+        self._drain_dtls_transmits()
+        while self._dtls is not None and (event := self._dtls.poll_event()) is not None:
+            if isinstance(event, DtlsConnected):
+                self._srtp = SrtpSession(event.profile, event.key_material, is_client=event.active)
+                self.state = CallState.ACTIVE
+                self.milestones["dtls"] = now
+                self.audio.start(now)
+                self._events.append(Connected())
+                self._drain_audio()
+            elif isinstance(event, DtlsClosed):
+                self._close_for_dtls(event.reason, now)
+
+    def _close_for_dtls(self, reason: str, now: float) -> None:
+        match reason:
+            case "remote_close":
+                self.close(now, EndReason.REMOTE_CLOSE)
+            case "fingerprint_mismatch":
+                self.close(now, EndReason.FINGERPRINT_MISMATCH)
+            case "handshake_timeout":
+                self.close(now, EndReason.SETUP_TIMEOUT, reason)
+            case _:
+                self.close(now, EndReason.HANDSHAKE_FAILED, reason)
+
+    def _drain_dtls_transmits(self) -> None:
+        assert self._dtls is not None, "drained only where it exists"
+        while (datagram := self._dtls.poll_transmit()) is not None:
+            if self.client is not None:
+                self._transmit(self.client, datagram)
+
+    def _drain_audio(self) -> None:
+        assert self._srtp is not None and self.client is not None, "audio is drained only when active"
+        while (packet := self.audio.poll_packet()) is not None:
+            is_rtcp, plain = packet
+            protected = self._srtp.protect_rtcp(plain) if is_rtcp else self._srtp.protect_rtp(plain)
+            self._transmit(self.client, protected)
+
+    def _transmit(self, client: ClientAddress, datagram: bytes) -> None:
+        if len(self._transmits) >= MAX_TRANSMITS:
+            self.drops["transmit_queue_full"] += 1
+            return
+        self._transmits.append((client, datagram))
+
+    # Life
+
+    def _life_deadline(self) -> float:
+        start = self.milestones["allocated"]
+        if self.state is CallState.CONNECTING:
+            return start + SETUP_SECONDS
+        return min(start + self._limits.max_seconds, self._last_authenticated + self._limits.idle_seconds)
+
+    def _life_reason(self, now: float) -> EndReason:
+        if self.state is CallState.CONNECTING:
+            return EndReason.SETUP_TIMEOUT
+        if now >= self.milestones["allocated"] + self._limits.max_seconds:
+            return EndReason.MAX_AGE
+        return EndReason.IDLE

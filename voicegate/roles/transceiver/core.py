@@ -1,0 +1,383 @@
+"""The transceiver's core: every call of one worker, one link socket, one timer wheel. Pure.
+
+    link datagram ─► LinkGuard ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
+    Call ─► frames, gathered per relay ─► link datagrams
+    Call ─► microphone PCM, events ─► the shell (agent tasks, logs)
+
+A call's output goes to the relay that last brought an *authenticated* packet of that client address, so a client
+that a re-hash moves to another relay heals in one packet.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from voicegate.proto import link
+from voicegate.proto.address import ClientAddress
+from voicegate.proto.callid import mint_call_id
+from voicegate.proto.demux import Kind, kind
+from voicegate.proto.dtls import DtlsCertificate
+from voicegate.proto.errors import BadPacket
+from voicegate.proto.ice import IceLite
+from voicegate.proto.keys import ClusterKeys
+from voicegate.proto.sdp import parse_offer_untrusted
+from voicegate.proto.sdp_answer import AnswerParameters, build_answer
+from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
+from voicegate.proto.stun import peek_username_untrusted
+from voicegate.roles.transceiver.audio import CallAudio
+from voicegate.roles.transceiver.call import Call, CallEvent, CallLimits, Ended, EndReason
+
+MAX_REMEMBERED = 256
+"""Ended calls whose status can still be asked for: the page polls once a second and needs it once."""
+
+REMEMBER_SECONDS = 60.0
+
+MAX_PATHS = 8
+"""Client addresses of one call, as `IceLite` keeps: host, VPN and cellular interfaces with room to roam."""
+
+TICKET_GRACE_SECONDS = 300.0
+"""A ticket outlives the longest call, so that a restarted relay can still open it."""
+
+
+ENTROPY_LENGTH = 48
+"""Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
+
+TAKEOVER_SECONDS = 5.0
+"""A client address passes to another call only when its call was silent this long: the relay's own rule."""
+
+
+class Overloaded(Exception):
+    """No room for another call here; signaling tries elsewhere or answers 503."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this transceiver is."""
+
+    cluster: int
+    transceiver: int
+    boot: str
+    link: str
+    """`ip:port` of the link socket, as relays reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What lets `wall` be derived from `now`: wall = now + offset, read once at start."""
+
+    wall_offset: float
+
+
+class _Entry:
+    """A call with what the core keeps about it."""
+
+    __slots__ = ("armed", "call", "paths", "serial", "ufrag")
+
+    def __init__(self, call: Call, ufrag: bytes, serial: int) -> None:
+        self.call = call
+        self.ufrag = ufrag
+        self.serial = serial
+        self.paths: dict[ClientAddress, str] = {}
+        """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
+        self.armed: float | None = None
+        """The deadline of this call's valid entry in the wheel."""
+
+
+class TransceiverCore:
+    """All calls of one transceiver. One mutation, then drain `poll_*`, then read `next_deadline`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        keys: ClusterKeys,
+        certificate: DtlsCertificate,
+        limits: CallLimits,
+        *,
+        max_calls: int,
+        clocks: Clocks,
+    ) -> None:
+        self.identity = identity
+        self.max_calls = max_calls
+        self.drops: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        """Datagrams and frames in and out, calls allocated."""
+        self.ends: Counter[str] = Counter()
+        """Calls ended, by reason."""
+
+        self._keys = keys
+        self._certificate = certificate
+        self._limits = limits
+        self._clocks = clocks
+        self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
+        self._calls: dict[str, _Entry] = {}
+        self._by_ufrag: dict[bytes, _Entry] = {}
+        self._by_client: dict[ClientAddress, _Entry] = {}
+        self._wheel: list[tuple[float, int, _Entry]] = []
+        self._outbound: dict[str, list[tuple[ClientAddress, bytes]]] = {}
+        self._microphone: deque[tuple[str, bytes]] = deque()
+        self._events: deque[tuple[str, CallEvent]] = deque()
+        self._remembered: OrderedDict[str, tuple[float, dict[str, object]]] = OrderedDict()
+
+    # Calls
+
+    def allocate(
+        self, sdp: str, candidates: tuple[str, ...], *, now: float, entropy: bytes
+    ) -> tuple[str, str]:
+        """Make a call for an offer. Returns (call id, SDP answer).
+
+        `entropy`: `ENTROPY_LENGTH` fresh random bytes. Raises BadOffer, or Overloaded when `max_calls` are here.
+        """
+        assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
+        if len(self._calls) >= self.max_calls:
+            raise Overloaded
+        offer = parse_offer_untrusted(sdp)
+        me = self.identity
+        expires = now + self._clocks.wall_offset + self._limits.max_seconds + TICKET_GRACE_SECONDS
+        ufrag = self._keys.tickets.mint(me.cluster, me.transceiver, expires, entropy[0:5])
+        password = self._keys.tickets.password(ufrag.encode())
+        call_id = mint_call_id(self._keys.seal, me.cluster, me.transceiver, entropy[8:16])
+        parameters = AnswerParameters(
+            ufrag=ufrag,
+            password=password.decode(),
+            fingerprint="sha-256 " + self._certificate.fingerprint.hex(":").upper(),
+            candidates=candidates,
+            ssrc=int.from_bytes(entropy[16:20], "big") or 1,
+            cname=entropy[20:28].hex(),
+            session_id=int.from_bytes(entropy[28:36], "big") >> 1,
+            stream_id="voicegate",
+            track_id="agent",
+        )
+        answer = build_answer(offer, parameters)
+        audio = CallAudio(
+            offer.audio.format,
+            ssrc=parameters.ssrc,
+            cname=parameters.cname,
+            # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
+            first_sequence=int.from_bytes(entropy[36:38], "big") & MAX_FIRST_SEQUENCE,
+            first_timestamp=int.from_bytes(entropy[38:42], "big"),
+            jitter_seed=int.from_bytes(entropy[42:46], "big"),
+            reduced_size=offer.audio.rtcp_rsize,
+            wall_offset=self._clocks.wall_offset,
+        )
+        call = Call(
+            call_id,
+            ice=IceLite(ufrag, password, offer.transport.ufrag),
+            certificate=self._certificate,
+            dtls_active=offer.transport.dtls_active,
+            remote_fingerprints=offer.transport.fingerprints,
+            audio=audio,
+            limits=self._limits,
+            now=now,
+        )
+        self.totals["calls"] += 1
+        entry = _Entry(call, ufrag.encode(), self.totals["calls"])
+        self._calls[call_id] = self._by_ufrag[entry.ufrag] = entry
+        self._arm(entry)
+        return call_id, answer
+
+    def close(self, call_id: str, now: float, reason: EndReason, detail: str = "") -> bool:
+        """End a call; False when there is none by that id."""
+        entry = self._calls.get(call_id)
+        if entry is None:
+            return False
+        entry.call.close(now, reason, detail)
+        self._drain(entry, now)
+        return True
+
+    def call(self, call_id: str) -> Call | None:
+        entry = self._calls.get(call_id)
+        return None if entry is None else entry.call
+
+    def call_changed(self, call_id: str, now: float) -> None:
+        """Take what a call produced after the shell mutated it (agent audio in, playout cleared)."""
+        entry = self._calls.get(call_id)
+        if entry is not None:
+            self._drain(entry, now)
+
+    def status(self, call_id: str, now: float) -> dict[str, object] | None:
+        """What `GET /calls/{id}` says, also for a while after the end; None for an unknown id."""
+        entry = self._calls.get(call_id)
+        if entry is not None:
+            return _status(entry.call)
+        self._forget(now)
+        remembered = self._remembered.get(call_id)
+        return None if remembered is None else remembered[1]
+
+    def call_ids(self) -> list[str]:
+        return list(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    # Packets and time
+
+    def receive_datagram(self, datagram: bytes, relay: str, now: float) -> None:
+        """Take one link datagram that came from `relay` (`ip:port`). Never raises: bad ones are counted."""
+        self.totals["link_datagrams_in"] += 1
+        hour = int((now + self._clocks.wall_offset) // 3600)
+        if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], hour):
+            self.drops["link_stranger"] += 1
+            return
+        try:
+            frames = link.parse_frames_untrusted(datagram)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+            return
+        self.totals["frames_in"] += len(frames)
+        for client, payload in frames:
+            entry = self._find(client, payload)
+            if entry is not None:
+                self._receive_frame(entry, payload, client, relay, now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Run every call whose deadline has come."""
+        wheel = self._wheel
+        while wheel and wheel[0][0] <= now:
+            deadline, _, entry = heapq.heappop(wheel)
+            if entry.armed == deadline:
+                entry.armed = None
+                entry.call.handle_timeout(now)
+                self._drain(entry, now)
+
+    def next_deadline(self) -> float | None:
+        return self._wheel[0][0] if self._wheel else None
+
+    def poll_transmits(self, now: float) -> list[tuple[str, bytes]]:
+        """All link datagrams that are ready, as (relay, datagram): frames bundled per relay."""
+        if not self._outbound:
+            return []
+        hour = int((now + self._clocks.wall_offset) // 3600)
+        datagrams: list[tuple[str, bytes]] = []
+        for relay, frames in self._outbound.items():
+            self.totals["frames_out"] += len(frames)
+            header = self._link_header(relay, hour)
+            datagrams.extend((relay, datagram) for datagram in link.pack_frames(header, frames))
+        self.totals["link_datagrams_out"] += len(datagrams)
+        self._outbound = {}
+        return datagrams
+
+    def poll_audio(self) -> tuple[str, bytes] | None:
+        """(call id, microphone PCM), in order."""
+        return self._microphone.popleft() if self._microphone else None
+
+    def poll_event(self) -> tuple[str, CallEvent] | None:
+        return self._events.popleft() if self._events else None
+
+    def statistics(self) -> Mapping[str, Mapping[str, int]]:
+        drops = Counter(self.drops)
+        for entry in self._calls.values():
+            drops.update(entry.call.drops)
+        return {
+            "totals": self.totals,
+            "ends": self.ends,
+            "drops": drops,
+            "gauges": {"calls": len(self._calls)},
+        }
+
+    # Helpers
+
+    def _find(self, client: ClientAddress, payload: bytes) -> _Entry | None:
+        """STUN goes by its own ticket, also from a known address; everything else by the address."""
+        if payload and kind(payload[0]) is Kind.STUN:
+            try:
+                username, _ = peek_username_untrusted(payload)
+            except BadPacket as error:
+                self.drops[error.reason] += 1
+                return None
+            entry = self._by_ufrag.get(username.partition(b":")[0])
+            if entry is None:
+                self.drops["unknown_ticket"] += 1
+            return entry
+        entry = self._by_client.get(client)
+        if entry is None:
+            self.drops["unknown_client"] += 1
+        return entry
+
+    def _receive_frame(
+        self, entry: _Entry, data: bytes, client: ClientAddress, relay: str, now: float
+    ) -> None:
+        try:
+            authenticated = entry.call.receive_datagram(data, client, now)
+        except BadPacket:
+            authenticated = False  # counted by the call
+        if authenticated and entry.paths.get(client) != relay:
+            self._learn_path(entry, client, relay, now)
+        self._drain(entry, now)
+
+    def _learn_path(self, entry: _Entry, client: ClientAddress, relay: str, now: float) -> None:
+        owner = self._by_client.get(client)
+        if owner is not None and owner is not entry and owner.call.silent_for(now) < TAKEOVER_SECONDS:
+            # Integrity does not cover the source address: the holder of one valid ticket could spoof another
+            # client's and take its media away.
+            self.drops["client_taken"] += 1
+            return
+        if client not in entry.paths and len(entry.paths) >= MAX_PATHS:
+            stalest = next(path for path in entry.paths if path != entry.call.client)
+            del entry.paths[stalest]
+            if self._by_client.get(stalest) is entry:
+                del self._by_client[stalest]
+        entry.paths[client] = relay
+        self._by_client[client] = entry
+
+    def _drain(self, entry: _Entry, now: float) -> None:
+        call = entry.call
+        while (transmit := call.poll_transmit()) is not None:
+            relay = entry.paths.get(transmit[0])
+            if relay is None:
+                self.drops["no_path"] += 1
+                continue
+            self._outbound.setdefault(relay, []).append(transmit)
+        while (pcm := call.poll_audio()) is not None:
+            self._microphone.append((call.call_id, pcm))
+        while (event := call.poll_event()) is not None:
+            self._events.append((call.call_id, event))
+            if isinstance(event, Ended):
+                self._remove(entry, event, now)
+        self._arm(entry)
+
+    def _arm(self, entry: _Entry) -> None:
+        deadline = entry.call.next_deadline()
+        if deadline is not None and (entry.armed is None or deadline < entry.armed):
+            entry.armed = deadline
+            heapq.heappush(self._wheel, (deadline, entry.serial, entry))
+
+    def _remove(self, entry: _Entry, ended: Ended, now: float) -> None:
+        call_id = entry.call.call_id
+        del self._calls[call_id]
+        del self._by_ufrag[entry.ufrag]
+        for client in entry.paths:
+            if self._by_client.get(client) is entry:
+                del self._by_client[client]
+        entry.armed = None
+        self.ends[ended.reason.value] += 1
+        self.drops.update(entry.call.drops)
+        self._remembered[call_id] = (now, _status(entry.call))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._remembered:
+            call_id, (ended_at, _) = next(iter(self._remembered.items()))
+            if len(self._remembered) <= MAX_REMEMBERED and now - ended_at < REMEMBER_SECONDS:
+                return
+            del self._remembered[call_id]
+
+    def _link_header(self, relay: str, hour: int) -> bytes:
+        key_id = self._keys.link_id
+        return link.link_header(self._keys.link[key_id], key_id, self.identity.link, relay, hour)
+
+
+def _status(call: Call) -> dict[str, object]:
+    statistics = call.statistics()
+    ended = call.ended
+    return {
+        "id": call.call_id,
+        "object": "realtime.call",
+        "status": statistics.pop("state"),
+        "reason": None if ended is None else ended.reason.value,
+        "detail": None if ended is None else ended.detail or None,
+        "milestones": statistics.pop("milestones"),
+        "statistics": statistics,
+    }

@@ -1,0 +1,339 @@
+"""The transceiver on Trio: one link socket, one timer, one task per call for its agent.
+
+`run` opens the sockets, takes a lease in the registry and serves until cancelled. Packets are fed to the core in
+batches, inline: no task switch per packet. Everything the core produced in one turn leaves in one `_pump`.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from voicegate import logs, metrics
+from voicegate.agents.realtime import AgentEvent, AgentLost, RealtimeAgent
+from voicegate.config import Config
+from voicegate.net import udp
+from voicegate.net.http import InternalApp, serve_http
+from voicegate.net.registry import TransceiverRecord
+from voicegate.proto.address import join_host_port, split_host_port
+from voicegate.proto.dtls import DtlsCertificate
+from voicegate.roles.context import RoleContext
+from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
+from voicegate.roles.transceiver.control import AllocateReply, AllocateRequest, routes
+from voicegate.roles.transceiver.conversation import Conversation
+from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Clocks, Identity, Overloaded, TransceiverCore
+
+logger = logs.get_logger(__name__)
+
+PUBLISH_SECONDS = 1.0
+"""How often the load in the registry is brought up to date; placement reads it, so about a set-up's time."""
+
+DRAIN_POLL_SECONDS = 0.1
+
+MAX_BATCHES = 8
+"""Batches read from the link before the timer has its turn: a flood must not delay playout."""
+
+
+async def run(
+    config: Config, context: RoleContext, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run one transceiver until cancelled; started when it is registered and can be given calls.
+
+    Raises OSError when an address cannot be bound, RegistryError when no lease can be had.
+    """
+    settings = config.transceiver
+    worker: Worker | None = None
+
+    def ready() -> str | None:
+        return "starting" if worker is None else worker.not_ready()
+
+    def allocate(request: AllocateRequest) -> AllocateReply:
+        if worker is None:
+            raise Overloaded
+        return worker.allocate(request)
+
+    app = InternalApp(
+        ready=ready,
+        routes=routes(
+            allocate=allocate,
+            status=lambda call_id: None if worker is None else worker.status(call_id),
+            hang_up=lambda call_id: worker is not None and worker.hang_up(call_id),
+        ),
+        accepts_token=context.keys.accepts_control_token,
+    )
+    stop = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal worker
+        host, port = split_host_port(settings.link_listen)
+        with (
+            closing(udp.open_udp(host, port, batching=config.net.batching)) as socket,
+            trio.CancelScope() as scope,
+        ):
+            async with trio.open_nursery() as nursery:
+                control = await nursery.start(serve_http, app, settings.control_listen)
+                record = await context.registry.register(
+                    TransceiverRecord(
+                        id=settings.id,
+                        cluster=config.registry.cluster,
+                        link=join_host_port(*socket.address()),
+                        control=control[0],
+                        boot=secrets.token_hex(8),
+                        capacity=settings.max_calls,
+                    )
+                )
+                worker = Worker(config, context, record, socket, nursery)
+                # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
+                scope.shield = True
+                worker.start()
+                task_status.started()
+                await stop.wait()
+                await worker.shut_down()
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
+
+
+class _Session(NamedTuple):
+    """What the shell keeps about a call beside the core's own."""
+
+    agent: RealtimeAgent
+    conversation: Conversation
+    scope: trio.CancelScope
+
+
+class Worker:
+    """One transceiver's tasks around its core."""
+
+    def __init__(
+        self,
+        config: Config,
+        context: RoleContext,
+        record: TransceiverRecord,
+        socket: udp.UdpSocket,
+        nursery: trio.Nursery,
+    ) -> None:
+        settings = config.transceiver
+        identity = Identity(record.cluster, record.id, record.boot, record.link)
+        self._core = TransceiverCore(
+            identity,
+            context.keys,
+            DtlsCertificate.generate(time.time()),
+            CallLimits(settings.max_call_seconds, settings.idle_seconds),
+            max_calls=settings.max_calls,
+            clocks=Clocks(wall_offset=time.time() - trio.current_time()),
+        )
+        self._config = config
+        self._registry = context.registry
+        self._record = record
+        self._socket = socket
+        self._nursery = nursery
+        self._sessions: dict[str, _Session] = {}
+        self._timer = trio.CancelScope()
+        self._logger = logger.bind(transceiver=record.id)
+        self._setup_seconds = metrics.histogram(
+            "voicegate_transceiver_setup_seconds", "From the allocation of a call to its DTLS handshake done."
+        )
+
+    def start(self) -> None:
+        """Start the tasks of this worker in its nursery."""
+        for task in (self._receive, self._run_timer, self._publish):
+            self._nursery.start_soon(task)
+        self._forget_metrics = metrics.expose(self.samples)
+        self._logger.info("transceiver ready", link=self._record.link, control=self._record.control)
+
+    async def shut_down(self) -> None:
+        """Take no more calls, wait `drain_seconds` for those that are here, then hang up on the rest."""
+        self._announce(draining=True)
+        with trio.move_on_after(self._config.transceiver.drain_seconds):
+            while len(self._core):
+                await trio.sleep(DRAIN_POLL_SECONDS)
+        for call_id in self._core.call_ids():
+            self._end(call_id, EndReason.SHUTDOWN)
+        await self._registry.withdraw()
+        self._forget_metrics()
+
+    # What the control API asks
+
+    def allocate(self, request: AllocateRequest) -> AllocateReply:
+        """Make a call and dial its agent at the same moment. Raises BadOffer, Overloaded."""
+        if self._record.draining:
+            raise Overloaded
+        now = trio.current_time()
+        call_id, answer = self._core.allocate(
+            request.sdp, request.candidates, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH)
+        )
+        call = self._core.call(call_id)
+        assert call is not None, "it was just made"
+        conversation = Conversation(call)
+        agent = RealtimeAgent(
+            self._config.agent,
+            call_id,
+            model=request.model,
+            session=request.session or {},
+            on_event=lambda event: self._agent_event(call_id, conversation, event),
+        )
+        scope = trio.CancelScope()
+        self._sessions[call_id] = _Session(agent, conversation, scope)
+        self._nursery.start_soon(self._run_agent, call_id, agent, scope)
+        self._logger.info("call allocated", call=call_id, calls=len(self._core))
+        self._pump()
+        return AllocateReply(call_id, answer, len(self._core), self._core.max_calls)
+
+    def status(self, call_id: str) -> dict[str, object] | None:
+        return self._core.status(call_id, trio.current_time())
+
+    def hang_up(self, call_id: str) -> bool:
+        return self._end(call_id, EndReason.HANGUP)
+
+    def not_ready(self) -> str | None:
+        if self._registry.lost.is_set():
+            return "the lease of this transceiver's id was lost to another process"
+        return "draining" if self._record.draining else None
+
+    # Packets and time
+
+    async def _receive(self) -> None:
+        """Feed the core whatever the link brought, batch by batch."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket.sock)
+            for _ in range(MAX_BATCHES):
+                batch = self._socket.recv_batch()
+                now = trio.current_time()
+                for address, datagram in batch:
+                    self._core.receive_datagram(datagram, _relay_name(address), now)
+                self._pump()
+                if len(batch) < udp.BATCH:
+                    break
+
+    async def _run_timer(self) -> None:
+        while True:
+            self._timer = trio.CancelScope(deadline=self._next_deadline())
+            with self._timer:
+                await trio.sleep_forever()
+            self._core.handle_timeout(trio.current_time())
+            self._pump()
+
+    def _next_deadline(self) -> float:
+        deadline = self._core.next_deadline()
+        return math.inf if deadline is None else deadline
+
+    def _pump(self) -> None:
+        """Take everything the core produced, in the order of urgency, and re-arm the timer."""
+        core = self._core
+        # 1. What leaves for clients: the only part that a person hears.
+        if transmits := core.poll_transmits(trio.current_time()):
+            self._socket.send_batch([(_relay_address(relay), datagram) for relay, datagram in transmits])
+        # 2. What the clients said.
+        while (heard := core.poll_audio()) is not None:
+            call_id, pcm = heard
+            if (session := self._sessions.get(call_id)) is not None:
+                session.agent.send_audio_nowait(pcm)
+        # 3. What became of calls.
+        while (happened := core.poll_event()) is not None:
+            self._call_event(*happened)
+        # 4. The timer, after every change of state.
+        deadline = self._next_deadline()
+        if self._timer.deadline != deadline:
+            self._timer.deadline = deadline
+
+    # Calls and their agents
+
+    def _call_event(self, call_id: str, event: Connected | Ended) -> None:
+        log = self._logger.bind(call=call_id)
+        match event:
+            case Connected():
+                call = self._core.call(call_id)
+                if call is not None:
+                    seconds = call.milestones["dtls"] - call.milestones["allocated"]
+                    self._setup_seconds.observe(seconds)
+                    log.info("call connected", milliseconds=round(seconds * 1000, 1))
+            case Ended(reason, detail):
+                log.info("call ended", reason=reason.value, detail=detail, calls=len(self._core))
+                session = self._sessions.pop(call_id, None)
+                if session is not None:
+                    session.scope.cancel()
+
+    async def _run_agent(self, call_id: str, agent: RealtimeAgent, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                await agent.run()
+            except AgentLost as lost:
+                self._end(call_id, EndReason.AGENT_LOST, lost.reason)
+            except Exception:
+                # One call's agent must not take the other calls with it.
+                self._logger.exception("agent task failed", call=call_id)
+                self._end(call_id, EndReason.AGENT_LOST, "internal_error")
+            else:
+                self._end(call_id, EndReason.AGENT_LOST, "agent_closed")
+
+    def _agent_event(self, call_id: str, conversation: Conversation, event: AgentEvent) -> None:
+        now = trio.current_time()
+        conversation.receive(event, now)
+        self._core.call_changed(call_id, now)
+        self._pump()
+
+    def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
+        known = self._core.close(call_id, trio.current_time(), reason, detail)
+        self._pump()
+        return known
+
+    # Registry, end, metrics
+
+    async def _publish(self) -> None:
+        """Keep our load in the registry. A lost lease drains us: the id may already name somebody else."""
+        while True:
+            self._announce(draining=self._record.draining or self._registry.lost.is_set())
+            await trio.sleep(PUBLISH_SECONDS)
+
+    def _announce(self, *, draining: bool) -> None:
+        record = msgspec.structs.replace(self._record, calls=len(self._core), draining=draining)
+        if record != self._record:
+            self._record = record
+            self._registry.publish_nowait(record)
+
+    def samples(self) -> Iterable[metrics.Sample]:
+        """The worker's numbers for the metrics page."""
+        statistics = self._core.statistics()
+        labels = {"transceiver": str(self._record.id)}
+        yield metrics.Sample(
+            "voicegate_transceiver_calls", "gauge", "Calls now.", labels, statistics["gauges"]["calls"]
+        )
+        for name, value in statistics["totals"].items():
+            yield metrics.Sample(
+                f"voicegate_transceiver_{name}_total", "counter", f"{name.replace('_', ' ')}.", labels, value
+            )
+        for family, help in (("ends", "Calls ended, by reason."), ("drops", "Packets dropped, by reason.")):
+            for reason, value in statistics[family].items():
+                yield metrics.Sample(
+                    f"voicegate_transceiver_{family}_total",
+                    "counter",
+                    help,
+                    {**labels, "reason": reason},
+                    value,
+                )
+
+
+@lru_cache(maxsize=4096)
+def _relay_name(address: udp.Address) -> str:
+    """How the link's tags name a relay."""
+    return join_host_port(*address)
+
+
+@lru_cache(maxsize=4096)
+def _relay_address(name: str) -> udp.Address:
+    return split_host_port(name)
