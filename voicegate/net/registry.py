@@ -111,7 +111,7 @@ class MemoryRegistry(Registry):
     async def register(self, record: TransceiverRecord) -> TransceiverRecord:
         await trio.lowlevel.checkpoint()
         if record.id == 0:
-            record = msgspec.structs.replace(record, id=_free_id(self.records))
+            record = msgspec.structs.replace(record, id=free_id(self.records))
         elif record.id in self.records:
             raise RegistryError(f"transceiver id {record.id} is in use already")
         self._own.add(record.id)
@@ -184,7 +184,7 @@ def open_registry(config: Config, keys: ClusterKeys) -> Registry:
     return MemoryRegistry()
 
 
-def _free_id(taken: Mapping[int, object]) -> int:
+def free_id(taken: Mapping[int, object]) -> int:
     while (id := random.SystemRandom().randint(1, MAX_ID)) in taken:
         pass
     return id

@@ -1,0 +1,125 @@
+"""Signaling's side of the transceivers' internal HTTP (the other side:
+`voicegate.roles.transceiver.control`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+import msgspec
+import trio
+
+ATTEMPT_SECONDS = 2.0
+"""Allocating takes about a millisecond. Two tries stay well within the 5 s that a caller is made to wait at
+most."""
+CONNECT_SECONDS = 1.0
+KEEP_SECONDS = 10.0
+"""Idle connections; less than the server's 15 s, so that it is us who close them."""
+MAX_CONNECTIONS = 256
+
+
+class Unreachable(Exception):
+    """The transceiver did not answer in time, or not in the words that were agreed."""
+
+
+class Allocated(msgspec.Struct, frozen=True):
+    """A call that a transceiver took, and its load now."""
+
+    call_id: str
+    sdp: str
+    calls: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A transceiver's refusal: the status and the error body of the public contract."""
+
+    status: int
+    body: bytes
+
+
+class ControlClient:
+    """Pooled connections to all transceivers. An async context manager; close it to close them."""
+
+    def __init__(self, token: str) -> None:
+        self._headers = [
+            (b"authorization", f"Bearer {token}".encode()),
+            (b"content-type", b"application/json"),
+        ]
+        self._pool = httpcore.AsyncConnectionPool(
+            max_connections=MAX_CONNECTIONS, max_keepalive_connections=64, keepalive_expiry=KEEP_SECONDS
+        )
+
+    async def __aenter__(self) -> ControlClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.move_on_after(1.0, shield=True):
+            await self._pool.aclose()
+
+    async def allocate(
+        self,
+        control: str,
+        *,
+        sdp: str,
+        candidates: tuple[str, ...],
+        model: str,
+        session: dict[str, Any] | None = None,
+    ) -> Allocated | Refused:
+        """Ask the transceiver at `control` (`ip:port`) for a call. Raises Unreachable."""
+        body = {"sdp": sdp, "candidates": candidates, "model": model, "session": session}
+        response = await self._ask("POST", control, "/calls", msgspec.json.encode(body))
+        if response.status == 201:
+            try:
+                return msgspec.json.decode(response.content, type=Allocated)
+            except msgspec.DecodeError as error:
+                raise Unreachable(f"an answer that is not understood: {error}") from error
+        return _refused(response)
+
+    async def status(self, control: str, call_id: str) -> bytes | None:
+        """The call's status as JSON, or None when the transceiver does not know it. Raises Unreachable."""
+        response = await self._ask("GET", control, f"/calls/{call_id}")
+        return None if response.status == 404 else _expect_200(response).content
+
+    async def hang_up(self, control: str, call_id: str) -> bool:
+        """End a call; False when the transceiver does not know it. Raises Unreachable."""
+        response = await self._ask("DELETE", control, f"/calls/{call_id}")
+        return response.status != 404 and bool(_expect_200(response))
+
+    async def _ask(self, method: str, control: str, path: str, body: bytes = b"") -> httpcore.Response:
+        timeouts = {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS}
+        try:
+            with trio.fail_after(ATTEMPT_SECONDS):
+                return await self._pool.request(
+                    method,
+                    f"http://{control}{path}",
+                    headers=self._headers,
+                    content=body,
+                    extensions={"timeout": timeouts},
+                )
+        except trio.TooSlowError:
+            raise Unreachable(f"no answer in {ATTEMPT_SECONDS:g} s") from None
+        except (
+            httpcore.NetworkError,
+            httpcore.TimeoutException,
+            httpcore.ProtocolError,
+            httpcore.UnsupportedProtocol,
+            OSError,
+        ) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+def _refused(response: httpcore.Response) -> Refused:
+    """Only what the contract has an error for goes on to a client: a 401 here is between us and the
+    transceiver."""
+    if response.status in (400, 413, 422, 503):
+        return Refused(response.status, response.content)
+    raise Unreachable(f"status {response.status}")
+
+
+def _expect_200(response: httpcore.Response) -> httpcore.Response:
+    if response.status != 200:
+        raise Unreachable(f"status {response.status}")
+    return response
