@@ -87,12 +87,15 @@ class IceLite:
         "_transmits",
         "_username",
         "_validated",
+        "validated",
     )
 
     def __init__(self, ufrag: str, password: bytes, remote_ufrag: str) -> None:
         self._username = f"{ufrag}:{remote_ufrag}".encode()
         self._password = password
         self._validated: dict[ClientAddress, float] = {}
+        self.validated: Mapping[ClientAddress, float] = MappingProxyType(self._validated)
+        """Client addresses with the time of their last valid check, at most `MAX_ADDRESSES`. A live view."""
         self._selected: ClientAddress | None = None
         self._nominated: ClientAddress | None = None
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
@@ -102,11 +105,6 @@ class IceLite:
         self._refused = 0
         self._evicted = 0
         self._overflowed = 0
-
-    @property
-    def validated(self) -> Mapping[ClientAddress, float]:
-        """Client addresses with the time of their last valid check, at most `MAX_ADDRESSES`."""
-        return MappingProxyType(self._validated)
 
     @property
     def nominated(self) -> ClientAddress | None:
