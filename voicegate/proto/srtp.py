@@ -75,6 +75,7 @@ _LIBSRTP_PROFILES: Final = {
 # libsrtp's words for a failure (the binding hands out text only) and ours.
 _REASONS: Final = {
     "authentication failure": "srtp_auth",
+    "unable to perform desired validation": "srtp_auth",  # SRTCP whose E flag says that it is not encrypted
     "replay check failed (bad index)": "srtp_replay",
     "replay check failed (index too old)": "srtp_replay",
     "packet index is too old to consider": "srtp_replay",
