@@ -1,6 +1,6 @@
 """An echo server on aiortc: POST an offer, get the answer; what comes in is decoded, encoded and sent back.
 
-    python -m bench.peers.aiortc_echo   # prints its URL and serves until its standard input ends
+python -m bench.peers.aiortc_echo   # prints its URL and serves until its standard input ends
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """One conversation with the parrot, and what must have been heard of it.
 
-    1 s silence · first (said back whole) · second (said back until ...) · third (... spoken over it, said back) · silence
+1 s silence · first (said back whole) · second (said back until ...) · third (... spoken over it, said back)
+· silence
 
-The clients differ in what they can measure; they all bring the same three facts: what was heard, and when on the
-heard recording the microphone's first sample was said.
+The clients differ in what they can measure; they all bring the same three facts: what was heard, and when
+on the heard recording the microphone's first sample was said.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from tests.support import speech
 from tests.support.speech import RATE, Sound
 
 FIRST = "The quick brown fox jumps over the lazy dog near the river bank."
-SECOND = "Peter Piper picked a peck of pickled peppers, and then he carried every one of them all the way home."
+SECOND = (
+    "Peter Piper picked a peck of pickled peppers, and then he carried every one of them all the way home."
+)
 THIRD = "Wait a moment please, I would like to say something else now."
 
 LEAD = 1.0
@@ -60,9 +63,9 @@ def judge(
 ) -> None:
     """Assert that the parrot answered, was interrupted and answered again.
 
-    `offset`: where on `heard` the microphone's time 0 is, in seconds; path and buffers included. `said` is the
-    microphone's sound when the client has changed it. `correlation` is what two passes through the client's
-    own codec leave; `level` the greatest difference in decibels, None where the client levels voices itself.
+    `offset` is where on `heard` the microphone's time 0 is, in seconds, path and buffers included. `said` is
+    the microphone's sound when the client has changed it. `correlation` is what two passes through the
+    client's own codec leave; `level` the greatest difference in decibels, None for any.
     """
     microphone = script.sound if said is None else said
     first = _cut(microphone, *script.first)

@@ -1,4 +1,4 @@
-"""aiortc calls: a WebRTC stack that is not ours and not the browsers', over both IPs and both SRTP profiles."""
+"""aiortc calls: a WebRTC stack that is neither ours nor a browser's, over both IPs and both SRTP profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents that are not there, do not answer, take nothing or speak nonsense: the call stays bounded and says why."""
+"""Agents that are not there, take nothing or speak nonsense: the call stays bounded and says why it ended."""
 
 from __future__ import annotations
 
@@ -88,9 +88,11 @@ def test_an_agent_that_never_answers(tmp_path: Path) -> None:
 
 def test_an_agent_that_takes_nothing(tmp_path: Path) -> None:
     """It finishes the handshake and never reads again: what waits for it stays bounded."""
-    with _stuck_agent() as url, one_process(
-        tmp_path, agent_url=url, agent_connect_seconds="2", agent_stall_seconds="3"
-    ) as gate, Fleet() as fleet:
+    with (
+        _stuck_agent() as url,
+        one_process(tmp_path, agent_url=url, agent_connect_seconds="2", agent_stall_seconds="3") as gate,
+        Fleet() as fleet,
+    ):
         before = rss_bytes(gate.pids())
         _ends(gate, fleet, 60)
         assert rss_bytes(gate.pids()) - before < 64 << 20

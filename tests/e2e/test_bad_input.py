@@ -78,10 +78,12 @@ BAD_REQUESTS = {
     "no rtcp-mux": BadRequest(_without("a=rtcp-mux"), 422, "rtcp-mux"),
     "no ufrag": BadRequest(_without("a=ice-ufrag"), 422, "ice-ufrag"),
     "no usable codec": BadRequest(
-        lambda sdp: sdp.replace("111 0 8", "96")
-        .replace("rtpmap:111 opus/48000/2", "rtpmap:96 speex/8000")
-        .replace("a=rtpmap:0 PCMU/8000\r\n", "")
-        .replace("a=rtpmap:8 PCMA/8000\r\n", ""),
+        lambda sdp: (
+            sdp.replace("111 0 8", "96")
+            .replace("rtpmap:111 opus/48000/2", "rtpmap:96 speex/8000")
+            .replace("a=rtpmap:0 PCMU/8000\r\n", "")
+            .replace("a=rtpmap:8 PCMA/8000\r\n", "")
+        ),
         422,
         "opus",
     ),
@@ -135,7 +137,9 @@ def _check(ufrag: str, password: bytes, **options: object) -> bytes:
     )
 
 
-def _own(expires: float = 600, cluster: int = CLUSTER, transceiver: int = TRANSCEIVER, secret: str = SECRET) -> bytes:
+def _own(
+    expires: float = 600, cluster: int = CLUSTER, transceiver: int = TRANSCEIVER, secret: str = SECRET
+) -> bytes:
     keys = ClusterKeys.parse([secret]).tickets
     ufrag = keys.mint(cluster, transceiver, time.time() + expires, NONCE)
     return _check(ufrag, keys.password(ufrag.encode()))
@@ -263,7 +267,7 @@ FORGED = {
 @pytest.mark.parametrize("setup", ["actpass", "active"])
 @pytest.mark.parametrize("stage", ["answer", "ice", "hello", "connected"])
 def test_forged_dtls_does_not_keep_the_client_out(gate: Gate, fleet: Fleet, stage: str, setup: str) -> None:
-    """Sent from the client's own address: before the first check, with a flow, amid the handshake, after it."""
+    """Sent from the client's own address: before the first check, with a flow, in and after the handshake."""
     said = speech.say("I am the real one.")
     frames = opus_frames(speech.conversation(0.2, said, 0.2))
     call = fleet.call(
@@ -293,7 +297,11 @@ def test_broken_srtp_does_not_end_a_call(gate: Gate, fleet: Fleet) -> None:
         flipped = bytearray(good)
         flipped[source.randrange(12, len(good))] ^= 1 << source.randrange(8)
         fleet.send_raw(
-            call, good, good[: source.randrange(13, len(good))], bytes(flipped), good[:12] + source.randbytes(40)
+            call,
+            good,
+            good[: source.randrange(13, len(good))],
+            bytes(flipped),
+            good[:12] + source.randbytes(40),
         )
         time.sleep(0.01)
     said = speech.say("Still here, thank you.")

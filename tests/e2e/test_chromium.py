@@ -95,7 +95,9 @@ def test_a_refused_microphone_is_explained(deployment: Gate) -> None:
         page.wait("window.voicegate.state === 'error'", 10)
         assert str(page.evaluate("window.voicegate.error")).startswith("microphone")
         assert "microphone" in page.text('[data-testid="problem"]').lower()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "it scrolls sideways"
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+            "it scrolls sideways"
+        )
         page.screenshot(shots("chromium-refused"))
 
 

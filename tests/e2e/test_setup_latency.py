@@ -24,9 +24,10 @@ def test_connected_within_three_round_trips(tmp_path: Path) -> None:
     media = free_port(socket.SOCK_DGRAM)
     medians: dict[float, float] = {}
     listen = ("127.0.0.1", free_port(socket.SOCK_DGRAM))
-    with one_process(
-        tmp_path, media=f"127.0.0.1:{media}", advertise=f"{listen[0]}:{listen[1]}"
-    ) as gate, Fleet() as fleet:
+    with (
+        one_process(tmp_path, media=f"127.0.0.1:{media}", advertise=f"{listen[0]}:{listen[1]}") as gate,
+        Fleet() as fleet,
+    ):
         for rtt in RTTS:
             with DelayProxy(("127.0.0.1", media), rtt=rtt, listen=listen):
                 taken = []
@@ -52,9 +53,7 @@ def test_connects_over_a_lossy_path(tmp_path: Path) -> None:
     media = free_port(socket.SOCK_DGRAM)
     listen = ("127.0.0.1", free_port(socket.SOCK_DGRAM))
     with (
-        one_process(
-            tmp_path, media=f"127.0.0.1:{media}", advertise=f"{listen[0]}:{listen[1]}"
-        ) as gate,
+        one_process(tmp_path, media=f"127.0.0.1:{media}", advertise=f"{listen[0]}:{listen[1]}") as gate,
         DelayProxy(("127.0.0.1", media), 0.04, loss=0.1, duplicate=0.05, reorder=0.1, listen=listen) as proxy,
         Fleet() as fleet,
     ):

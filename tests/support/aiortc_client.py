@@ -1,8 +1,9 @@
-"""A second, independent WebRTC client: aiortc calls voicegate, plays a WAV as its microphone, keeps what it hears.
+"""A second, independent WebRTC client: aiortc calls voicegate, plays a WAV as its microphone, keeps what it
+hears.
 
 aiortc runs on asyncio, so it lives in a process of its own:
 
-    call = start_call("http://127.0.0.1:8080/v1/realtime/calls", said=Path("in.wav"), heard=Path("out.wav"), seconds=9)
+    call = start_call(gate.calls_url, said=Path("in.wav"), heard=Path("out.wav"), seconds=9)
     result = call.wait()
 
 It speaks on loopback only: aiortc would leave exactly these addresses out and ask a public STUN server.
@@ -256,7 +257,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stay_on_loopback()
     use_srtp_profile(arguments.profile)
-    print(json.dumps(asdict(asyncio.run(_call(arguments)))))
+    sys.stdout.write(json.dumps(asdict(asyncio.run(_call(arguments)))))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
         page.wait("window.voicegate.state === 'connected'", 10)
         sound = page.heard()
 
-Every page gets a small script before its own: it taps the microphone and each remote track on one clock, so that
-a test can lay what was said beside what was heard.
+Every page gets a small script before its own: it taps the microphone and each remote track on one clock, so
+that a test can lay what was said beside what was heard.
 """
 
 from __future__ import annotations
@@ -243,7 +243,9 @@ class Chromium:
                 raise BrowserError(f"Chromium did not start ({self.process.poll()}): {said}")
             time.sleep(0.02)
         # Recordings of a call come back as one message.
-        return connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=256 << 20, compression=None, proxy=None)
+        return connect(
+            f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=256 << 20, compression=None, proxy=None
+        )
 
     def _read(self) -> None:
         with contextlib.suppress(Exception):  # the end of the connection
@@ -296,7 +298,7 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition: str, timeout: float) -> Any:
-        """Until the expression is truthy; returns its value. BrowserError with the page's console otherwise."""
+        """Until the expression is truthy; its value. BrowserError with the page's console otherwise."""
         deadline = time.monotonic() + timeout
         while True:
             value = self.evaluate(condition)

@@ -1,7 +1,7 @@
 """A path with a delay, loss, reordering and duplicates between a client and a UDP server, on loopback.
 
-It runs in a process of its own, so that a busy test does not add to the delay. Every client address gets a socket
-of its own towards the server: the server sees as many clients as there are.
+It runs in a process of its own, so that a busy test does not add to the delay. Every client address gets a
+socket of its own towards the server: the server sees as many clients as there are.
 
     with DelayProxy(("127.0.0.1", 3478), rtt=0.1) as proxy:
         ...  # talk to proxy.address
@@ -49,7 +49,7 @@ class Passed(NamedTuple):
     """One packet as the proxy saw it."""
 
     at: float
-    """Monotonic seconds of its arrival at the proxy (the clock is the machine's: comparable between processes)."""
+    """Monotonic seconds of its arrival at the proxy; all processes share that clock."""
     upstream: bool
     """True: from the client to the server."""
     size: int
@@ -156,17 +156,20 @@ class _Proxy:
         self.trace: list[tuple[float, bool, int, str, bool]] = []
 
     def run(self) -> None:
-        print(json.dumps(self.public.getsockname()[:2]), flush=True)
+        sys.stdout.write(json.dumps(self.public.getsockname()[:2]) + "\n")
+        sys.stdout.flush()
         while True:
             wait = IDLE_POLL if not self.due else max(0.0, self.due[0][0] - time.monotonic())
-            readable, _, _ = select.select([sys.stdin, self.public, *self.owner], [], [], min(wait, IDLE_POLL))
+            readable, _, _ = select.select(
+                [sys.stdin, self.public, *self.owner], [], [], min(wait, IDLE_POLL)
+            )
             if sys.stdin in readable and not sys.stdin.readline():
                 break
             for source in readable:
                 if source is not sys.stdin:
                     self._drain(source)
             self._send_due()
-        print(json.dumps(self.trace), flush=True)
+        sys.stdout.write(json.dumps(self.trace))
 
     def _drain(self, source: socket.socket) -> None:
         for _ in range(64):

@@ -1,9 +1,9 @@
 """A light WebRTC client on voicegate's own protocol floor, for many calls at once and for attacks.
 
 `LightCall` is one call without any I/O: offer, ICE checks (full agent, controlling), DTLS (passive unless the
-answer says otherwise), SRTP, one Opus frame every 20 ms. `Fleet` drives any number of them from one thread with
-one socket each. What it says is Opus made before the call; what it hears is kept as it came, so that a call costs
-a few microseconds a packet.
+answer says otherwise), SRTP, one Opus frame every 20 ms. `Fleet` drives any number of them from one thread
+with one socket each. What it says is Opus made before the call; what it hears is kept as it came, so that a
+call costs a few microseconds a packet.
 
     with Fleet() as fleet:
         call = fleet.call("http://127.0.0.1:8080/v1/realtime/calls", frames=opus_frames(say()))
@@ -238,7 +238,9 @@ class LightCall:
         """Wait for one of "ice", "connected", "heard", "closed"; return when it was (monotonic seconds)."""
         with self._changed:
             if not self._changed.wait_for(lambda: stage in self.times, timeout):
-                raise AssertionError(f"no {stage!r} in {timeout} s; so far {self.times}, counts {self.counts}")
+                raise AssertionError(
+                    f"no {stage!r} in {timeout} s; so far {self.times}, counts {self.counts}"
+                )
         return self.times[stage]
 
     def since_post(self, stage: str) -> float:
@@ -378,7 +380,7 @@ class LightCall:
     def _receive_rtcp(self, data: bytes, now: float) -> None:
         for report in rtcp.parse_rtcp_untrusted(data):
             self._count(type(report).__name__)
-            for block in getattr(report, "reports", ()):
+            for block in getattr(report, "blocks", ()):
                 if block.ssrc == self.ssrc:
                     self.reported_lost = block.cumulative_lost
             if isinstance(report, rtcp.Bye):
@@ -634,7 +636,13 @@ def post(url: str, body: str | bytes, *, content_type: str = "application/sdp", 
 
 
 def request(
-    method: str, url: str, body: str | bytes = b"", *, content_type: str = "", key: str = "", timeout: float = 20
+    method: str,
+    url: str,
+    body: str | bytes = b"",
+    *,
+    content_type: str = "",
+    key: str = "",
+    timeout: float = 20,
 ) -> Posted:
     """One HTTP request on a connection of its own; every status is an answer, none an exception."""
     parts = urllib.parse.urlsplit(url)

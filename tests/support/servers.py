@@ -4,8 +4,8 @@
     with cluster(tmp_path) as gate:              # the commands of the Procfile, on free ports, with a Redis
         gate.calls_url, gate.metrics("transceiver"), ...
 
-Leaving the block sends SIGTERM and checks that every process ended by itself with 0, within `STOP_SECONDS`, and
-that no log has a traceback.
+Leaving the block sends SIGTERM and checks that every process ended by itself with 0, within `STOP_SECONDS`,
+and that no log has a traceback.
 """
 
 from __future__ import annotations
@@ -164,10 +164,10 @@ def one_process(
     check_end: bool = True,
     **settings: str,
 ) -> Iterator[Gate]:
-    """All roles in one process with the embedded parrot. `settings`: `signaling_api_keys="..."` and so on.
+    """All roles in one process with the embedded parrot; `settings` are `signaling_api_keys="..."` and such.
 
-    `media` is the relay's address, a free port by default; `advertise` puts another one into the answers, that
-    of a delay proxy in front of it.
+    `media` is the relay's address, a free port by default; `advertise` puts another one into the answers,
+    that of a delay proxy in front of it.
     """
     addresses = []
     if ipv4:
@@ -299,7 +299,9 @@ def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
             raise
 
 
-def _spawn(name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str) -> Server:
+def _spawn(
+    name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str
+) -> Server:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VOICEGATE_")}
     environment |= {f"VOICEGATE_{key.upper()}": value for key, value in settings.items()}
     environment["VOICEGATE_LOG_FORMAT"] = "json"

@@ -180,7 +180,9 @@ def gaps(said: Sound, heard: Sound, rate: int = RATE, *, shortest: float = 0.03)
     return found
 
 
-def voiced(sound: Sound, rate: int = RATE, *, threshold: float = 0.01, pause: float = 0.4) -> list[tuple[float, float]]:
+def voiced(
+    sound: Sound, rate: int = RATE, *, threshold: float = 0.01, pause: float = 0.4
+) -> list[tuple[float, float]]:
     """(start, end) of each stretch of sound; a silence of `pause` parts two stretches."""
     loud = np.nonzero(envelope(sound, rate) > threshold)[0]
     parts: list[list[float]] = []
