@@ -7,13 +7,15 @@ RTCP  reports about both, every 5 s or so; BYE at the end
 
 from __future__ import annotations
 
-import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 
 from voicegate.media.codec import open_decoder, open_encoder
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
+from voicegate.proto.rtcp import Bye
+from voicegate.proto.rtcp_session import RtcpReporter
 from voicegate.proto.rtp import build_rtp, parse_rtp_untrusted
 from voicegate.proto.sdp import AudioFormat
 
@@ -32,9 +34,9 @@ class CallAudio:
         cname: str,
         first_sequence: int,
         first_timestamp: int,
-        jitter_seed: int,
-        reduced_size: bool,
+        random: Callable[[], float],
         wall_offset: float,
+        now: float,
     ) -> None:
         self._payload_type = format.payload_type
         self._ssrc = ssrc
@@ -44,10 +46,12 @@ class CallAudio:
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
+        self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now)
+        self._wall_offset = wall_offset
         self._packets: deque[tuple[bool, bytes]] = deque()
 
     def start(self, now: float) -> None:
-        """The client is connected: play what the agent said so far, and report from now on."""
+        """The client is connected: play what the agent said so far."""
         early, self._early = self._early, None
         if early:
             self.play(bytes(early), now)
@@ -56,7 +60,9 @@ class CallAudio:
 
     def receive_rtp(self, data: bytes, now: float) -> None:
         """Take one decrypted RTP packet. Raises BadPacket."""
-        self._receive.push(parse_rtp_untrusted(data), now)
+        packet = parse_rtp_untrusted(data)
+        self._reporter.received(packet.ssrc, packet.sequence, packet.timestamp, now)
+        self._receive.push(packet, now)
 
     def poll_pcm(self) -> bytes | None:
         return self._receive.poll_pcm()
@@ -94,24 +100,27 @@ class CallAudio:
         if frame is None:
             return
         payload = self._encoder.encode(frame.pcm)
-        self._packets.append(
-            (
-                False,
-                build_rtp(
-                    self._payload_type, frame.marker, self._sequence, frame.timestamp, self._ssrc, payload
-                ),
-            )
+        packet = build_rtp(
+            self._payload_type, frame.marker, self._sequence, frame.timestamp, self._ssrc, payload
         )
+        self._packets.append((False, packet))
         self._sequence = (self._sequence + 1) & 0xFFFF
+        self._reporter.sent(frame.timestamp, len(payload), now)
 
     # RTCP
 
     def receive_rtcp(self, data: bytes, now: float) -> bool:
         """Take one decrypted RTCP packet. True when the client said BYE. Raises BadPacket."""
-        return False
+        return any(isinstance(packet, Bye) for packet in self._reporter.receive_untrusted(data, now))
 
     def say_bye(self, now: float) -> None:
         """Tell the client that the stream ends (RFC 3550 section 6.6)."""
+        self._reporter.close(now, now + self._wall_offset)
+        self._send_reports()
+
+    def _send_reports(self) -> None:
+        while (report := self._reporter.poll_transmit()) is not None:
+            self._packets.append((True, report))
 
     # Time
 
@@ -119,17 +128,23 @@ class CallAudio:
         self._receive.handle_timeout(now)
         self._playout.handle_timeout(now)
         self._send_due_frame(now)
+        self._reporter.handle_timeout(now, now + self._wall_offset)
+        self._send_reports()
 
-    def next_deadline(self) -> float:
-        deadline = math.inf
-        if (playout := self._playout.next_deadline()) is not None:
-            deadline = playout
-        if (receive := self._receive.next_deadline()) is not None and receive < deadline:
-            deadline = receive
+    def next_deadline(self) -> float | None:
+        """The earliest of the next frame, the next gap to give up and the next report."""
+        deadline = self._reporter.next_deadline()
+        for other in (self._playout.next_deadline(), self._receive.next_deadline()):
+            if other is not None and (deadline is None or other < deadline):
+                deadline = other
         return deadline
 
     def statistics(self) -> dict[str, object]:
-        return {"receive": asdict(self._receive.statistics()), "playout": asdict(self._playout.statistics())}
+        return {
+            "receive": asdict(self._receive.statistics()),
+            "playout": asdict(self._playout.statistics()),
+            "quality": self._reporter.statistics()._asdict(),
+        }
 
     def close(self) -> None:
         """Free the codecs' memory."""

@@ -162,7 +162,7 @@ class Call:
         deadline = self._life_deadline()
         if self._dtls is not None and (dtls := self._dtls.next_deadline()) is not None and dtls < deadline:
             deadline = dtls
-        if self._srtp is not None and (audio := self.audio.next_deadline()) < deadline:
+        if self._srtp is not None and (audio := self.audio.next_deadline()) is not None and audio < deadline:
             deadline = audio
         return deadline
 

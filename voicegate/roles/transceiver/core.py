@@ -4,15 +4,15 @@
     Call ─► frames, gathered per relay ─► link datagrams
     Call ─► microphone PCM, events ─► the shell (agent tasks, logs)
 
-A call's output goes to the relay that last brought an *authenticated* packet of that client address, so a client
-that a re-hash moves to another relay heals in one packet.
+A call's output goes to the relay that last brought an *authenticated* packet of that client address, so a
+client that a re-hash moves to another relay heals in one packet.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from voicegate.proto import link
@@ -42,7 +42,7 @@ TICKET_GRACE_SECONDS = 300.0
 """A ticket outlives the longest call, so that a restarted relay can still open it."""
 
 
-ENTROPY_LENGTH = 48
+ENTROPY_LENGTH = 42
 """Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
 
 TAKEOVER_SECONDS = 5.0
@@ -98,6 +98,7 @@ class TransceiverCore:
         *,
         max_calls: int,
         clocks: Clocks,
+        random: Callable[[], float],
     ) -> None:
         self.identity = identity
         self.max_calls = max_calls
@@ -111,6 +112,7 @@ class TransceiverCore:
         self._certificate = certificate
         self._limits = limits
         self._clocks = clocks
+        self._random = random
         self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
         self._calls: dict[str, _Entry] = {}
         self._by_ufrag: dict[bytes, _Entry] = {}
@@ -128,7 +130,7 @@ class TransceiverCore:
     ) -> tuple[str, str]:
         """Make a call for an offer. Returns (call id, SDP answer).
 
-        `entropy`: `ENTROPY_LENGTH` fresh random bytes. Raises BadOffer, or Overloaded when `max_calls` are here.
+        `entropy`: `ENTROPY_LENGTH` fresh random bytes. Raises BadOffer; Overloaded when `max_calls` are here.
         """
         assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
         if len(self._calls) >= self.max_calls:
@@ -158,9 +160,9 @@ class TransceiverCore:
             # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
             first_sequence=int.from_bytes(entropy[36:38], "big") & MAX_FIRST_SEQUENCE,
             first_timestamp=int.from_bytes(entropy[38:42], "big"),
-            jitter_seed=int.from_bytes(entropy[42:46], "big"),
-            reduced_size=offer.audio.rtcp_rsize,
+            random=self._random,
             wall_offset=self._clocks.wall_offset,
+            now=now,
         )
         call = Call(
             call_id,

@@ -1,12 +1,13 @@
 """The transceiver on Trio: one link socket, one timer, one task per call for its agent.
 
-`run` opens the sockets, takes a lease in the registry and serves until cancelled. Packets are fed to the core in
-batches, inline: no task switch per packet. Everything the core produced in one turn leaves in one `_pump`.
+`run` opens the sockets, takes a lease in the registry and serves until cancelled. Packets are fed to the core
+in batches, inline: no task switch per packet. Everything the core produced in one turn leaves in one `_pump`.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import secrets
 import time
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ import msgspec
 import trio
 
 from voicegate import logs, metrics
-from voicegate.agents.realtime import AgentEvent, AgentLost, RealtimeAgent
+from voicegate.agents.realtime import AgentEvent, AgentLost, AgentReady, RealtimeAgent
 from voicegate.config import Config
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
@@ -35,8 +36,6 @@ logger = logs.get_logger(__name__)
 
 PUBLISH_SECONDS = 1.0
 """How often the load in the registry is brought up to date; placement reads it, so about a set-up's time."""
-
-DRAIN_POLL_SECONDS = 0.1
 
 MAX_BATCHES = 8
 """Batches read from the link before the timer has its turn: a flood must not delay playout."""
@@ -136,6 +135,7 @@ class Worker:
             CallLimits(settings.max_call_seconds, settings.idle_seconds),
             max_calls=settings.max_calls,
             clocks=Clocks(wall_offset=time.time() - trio.current_time()),
+            random=random.random,
         )
         self._config = config
         self._registry = context.registry
@@ -144,6 +144,8 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._timer = trio.CancelScope()
+        self._empty = trio.Event()
+        """Set when the last call has ended after draining began."""
         self._logger = logger.bind(transceiver=record.id)
         self._setup_seconds = metrics.histogram(
             "voicegate_transceiver_setup_seconds", "From the allocation of a call to its DTLS handshake done."
@@ -160,8 +162,8 @@ class Worker:
         """Take no more calls, wait `drain_seconds` for those that are here, then hang up on the rest."""
         self._announce(draining=True)
         with trio.move_on_after(self._config.transceiver.drain_seconds):
-            while len(self._core):
-                await trio.sleep(DRAIN_POLL_SECONDS)
+            if len(self._core):
+                await self._empty.wait()
         for call_id in self._core.call_ids():
             self._end(call_id, EndReason.SHUTDOWN)
         await self._registry.withdraw()
@@ -267,6 +269,8 @@ class Worker:
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
+                if self._record.draining and not len(self._core):
+                    self._empty.set()
 
     async def _run_agent(self, call_id: str, agent: RealtimeAgent, scope: trio.CancelScope) -> None:
         with scope:
@@ -283,6 +287,9 @@ class Worker:
 
     def _agent_event(self, call_id: str, conversation: Conversation, event: AgentEvent) -> None:
         now = trio.current_time()
+        if isinstance(event, AgentReady):
+            self._logger.info("agent ready", call=call_id, configured=event.configured)
+            return
         conversation.receive(event, now)
         self._core.call_changed(call_id, now)
         self._pump()
