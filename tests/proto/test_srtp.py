@@ -55,7 +55,7 @@ def reason(session: SrtpSession, data: bytes, *, control: bool = False) -> str |
     return None
 
 
-# --- vectors -------------------------------------------------------------------------------------------------
+# --- vectors --------------------------------------------------------------------------------------
 
 # RFC 3711 appendix B.3: the master key and salt of its key derivation, and the keys that follow from them.
 MASTER_KEY = bytes.fromhex("E1F97A0D3E018BE0D64FA32C06DE4139")
@@ -132,7 +132,7 @@ def aes_ctr(key: bytes, counter: bytes, data: bytes) -> bytes:
     return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor().update(data)
 
 
-# --- keys ----------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("profile", "salt"), [(GCM, 12), (CM, 14)])
@@ -166,7 +166,7 @@ def test_the_largest_packet(profile: SrtpProfile) -> None:
     assert server.unprotect_rtp_untrusted(client.protect_rtp(packet)) == packet
 
 
-# --- hostile packets -----------------------------------------------------------------------------------------
+# --- hostile packets ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("control", [False, True])
