@@ -71,7 +71,7 @@ class IceStatistics:
 
 
 class IceLite:
-    """One call's ICE. `ufrag` and `remote_ufrag` as in the SDP, `password` ours (RFC 8445 section 7.1.2:
+    """One call's ICE. `ufrag` and `remote_ufrag` as in the SDP, `password` ours (RFC 8445 section 7.2.2:
     short-term credentials of the side that receives the check)."""
 
     __slots__ = (

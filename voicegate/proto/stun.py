@@ -214,7 +214,7 @@ def binding_success(transaction_id: bytes, mapped: ClientAddress, password: byte
 def binding_error(
     transaction_id: bytes, code: ErrorCode, password: bytes, unknown: tuple[int, ...] = ()
 ) -> bytes:
-    """An error response, protected like a success one (RFC 8489 sections 9.1.4, 14.8, 14.9).
+    """An error response, protected like a success one (RFC 8489 sections 9.1.3, 14.8, 14.9).
 
     The reason phrase stays empty and `unknown` is answered with two bytes for at least four that were asked,
     so that the response is not larger than its request.
