@@ -1,7 +1,7 @@
 """The configuration: one TOML file, every key of which can also be an environment variable.
 
-`[section] key` is `VOICEGATE_SECTION_KEY`; the environment wins over the file, the file over the defaults. Lists
-in the environment are separated by commas; a list of tables is JSON.
+`[section] key` is `VOICEGATE_SECTION_KEY`; the environment wins over the file, the file over the defaults.
+Lists in the environment are separated by commas; a list of tables is JSON.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
+from voicegate.proto.keys import ClusterKeys
 
 
 class ConfigError(Exception):
@@ -34,8 +36,8 @@ class LogConfig(_Section, frozen=True):
 
 class KeysConfig(_Section, frozen=True):
     secrets: tuple[str, ...] = ()
-    """`ID:SECRET`, ID 0 to 6, SECRET at least 32 characters; the first mints, the others still open. The same on
-    every role of a cluster. May stay empty only when all roles run in one process."""
+    """`ID:SECRET`, ID 0 to 6, SECRET at least 32 characters; the first mints, the others still open. The same
+    on every role of a cluster. May stay empty only when all roles run in one process."""
 
 
 class StaticTransceiver(_Section, frozen=True):
@@ -130,3 +132,243 @@ class Config(_Section, frozen=True):
 
 
 Role = Literal["relay", "transceiver", "signaling"]
+
+ROLES: tuple[Role, ...] = ("relay", "transceiver", "signaling")
+DEFAULT_ADVERTISE = SignalingConfig().advertise
+
+_PREFIX = "VOICEGATE_"
+_ID_LIMIT = 2**20
+"""The ticket has 20 bits for the transceiver."""
+_CLUSTER_LIMIT = 2**12
+"""And 12 for the cluster."""
+
+
+def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Defaults, overlaid by the file, overlaid by `VOICEGATE_SECTION_KEY`. ConfigError names the key."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+    _overlay(data, environ)
+    for section in data:
+        if section not in Config.__struct_fields__:
+            known = ", ".join(Config.__struct_fields__)
+            raise ConfigError(f"there is no section [{section}]; the sections are {known}")
+    try:
+        return msgspec.convert(data, type=Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_in_words(str(error))) from error
+
+
+def check(config: Config, roles: Collection[Role]) -> list[str]:
+    """Everything that keeps these roles from starting, one sentence each. All three roles: one process."""
+    together = set(roles) == set(ROLES)
+    problems = [*_check_keys(config, together), *_check_registry(config, together)]
+    if "relay" in roles:
+        problems += _check_relay(config.relay)
+    if "transceiver" in roles:
+        problems += _check_transceiver(config)
+        problems += _check_agent(config.agent, together)
+    if "signaling" in roles:
+        problems += _check_signaling(config.signaling)
+    return problems
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:80` or `[::1]:80` -> (host, port); ValueError with a sentence when it is neither.
+
+    The host is an IP address: a name would be looked up at a moment that nobody chose.
+    """
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:8080")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not of the form address:port")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{text!r}: {host!r} is not an IP address") from None
+    return host, int(port)
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Put what the environment says into the file's data. An unknown variable is an error: it is a typo."""
+    for variable in sorted(environ):
+        if not variable.startswith(_PREFIX):
+            continue
+        section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
+        kind = _key_types(section).get(key)
+        if kind is None:
+            raise ConfigError(f"{variable} names no key of the configuration")
+        table = data.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"[{section}] must be a table")
+        table[key] = _from_text(variable, environ[variable], kind)
+
+
+def _key_types(section: str) -> dict[str, Any]:
+    for field in msgspec.structs.fields(Config):
+        if field.name == section:
+            return {key.name: key.type for key in msgspec.structs.fields(field.type)}
+    return {}
+
+
+def _from_text(variable: str, text: str, kind: Any) -> Any:
+    if kind == tuple[str, ...]:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        if kind == tuple[StaticTransceiver, ...]:
+            return msgspec.json.decode(text, type=list[dict[str, Any]])
+        return msgspec.convert(text, type=kind, strict=False)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{variable}: {error}") from error
+
+
+def _in_words(error: str) -> str:
+    """`Expected `int`, got `str` - at `$.relay.max_flows`` -> `relay.max_flows: Expected ...`."""
+    message, _, path = error.partition(" - at `$.")
+    return f"{path.rstrip('`')}: {message}" if path else message
+
+
+def _check_keys(config: Config, together: bool) -> Iterator[str]:
+    if not config.keys.secrets and not together:
+        yield "keys.secrets is empty: roles that run apart share one, as in 0:$(openssl rand -hex 32)"
+    if config.keys.secrets:
+        try:
+            ClusterKeys.parse(config.keys.secrets)
+        except ValueError as error:
+            yield f"keys.secrets: {error}"
+
+
+def _check_registry(config: Config, together: bool) -> Iterator[str]:
+    registry = config.registry
+    if not 0 <= registry.cluster < _CLUSTER_LIMIT:
+        yield f"registry.cluster must be from 0 to {_CLUSTER_LIMIT - 1}"
+    if registry.redis and not registry.redis.startswith(("redis://", "rediss://", "unix://")):
+        yield "registry.redis must be a URL that begins with redis://, rediss:// or unix://"
+    if not 1.0 <= registry.lease_seconds <= 60.0:
+        yield "registry.lease_seconds must be from 1 to 60"
+    if not registry.redis and not registry.transceivers and not together:
+        yield "set registry.redis or list registry.transceivers: roles that run apart find each other there"
+    seen = set()
+    for entry in registry.transceivers:
+        name = f"registry.transceivers id {entry.id}"
+        if not 1 <= entry.id < _ID_LIMIT or entry.id in seen:
+            yield f"{name}: ids are different numbers from 1 to {_ID_LIMIT - 1}"
+        seen.add(entry.id)
+        yield from _check_concrete(f"{name}: link", entry.link, fixed_port=True)
+        yield from _check_concrete(f"{name}: control", entry.control, fixed_port=True)
+        if entry.capacity < 1:
+            yield f"{name}: capacity must be at least 1"
+
+
+def _check_relay(relay: RelayConfig) -> Iterator[str]:
+    if not relay.listen:
+        yield "relay.listen is empty: it needs at least one address:port"
+    for listen in relay.listen:
+        yield from _check_listen("relay.listen", listen)
+    yield from _check_concrete("relay.link_listen", relay.link_listen)
+    if relay.ops_listen:
+        yield from _check_listen("relay.ops_listen", relay.ops_listen)
+    for network in relay.allowed_networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            yield f"relay.allowed_networks: {error}"
+    if relay.max_flows < 1:
+        yield "relay.max_flows must be at least 1"
+    if relay.flow_idle_seconds <= 0:
+        yield "relay.flow_idle_seconds must be more than 0"
+    if relay.pin_cpu < -2:
+        yield "relay.pin_cpu must be a CPU number, -1 (the last one) or -2 (not pinned)"
+
+
+def _check_transceiver(config: Config) -> Iterator[str]:
+    settings, registry = config.transceiver, config.registry
+    if not 0 <= settings.id < _ID_LIMIT:
+        yield f"transceiver.id must be from 1 to {_ID_LIMIT - 1}, or 0 for a random one"
+    yield from _check_concrete("transceiver.link_listen", settings.link_listen)
+    yield from _check_concrete("transceiver.control_listen", settings.control_listen)
+    if (
+        registry.transceivers
+        and not registry.redis
+        and all(e.id != settings.id for e in registry.transceivers)
+    ):
+        yield f"transceiver.id {settings.id} is not in registry.transceivers"
+    if settings.max_calls < 1:
+        yield "transceiver.max_calls must be at least 1"
+    for key in ("max_call_seconds", "idle_seconds"):
+        if getattr(settings, key) <= 0:
+            yield f"transceiver.{key} must be more than 0"
+    if settings.drain_seconds < 0:
+        yield "transceiver.drain_seconds must not be negative"
+
+
+def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:
+    if not agent.url and not together:
+        yield "agent.url is empty: the embedded parrot lives only where all roles run in one process"
+    if agent.url and not agent.url.startswith(("ws://", "wss://")):
+        yield "agent.url must begin with ws:// or wss://"
+    for header in agent.headers:
+        name, colon, _ = header.partition(":")
+        if not colon or not name.strip() or "\n" in header or "\r" in header:
+            yield "agent.headers: each must be of the form Name: value"
+    if agent.session:
+        try:
+            msgspec.json.decode(agent.session, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            yield f"agent.session must be a JSON object: {error}"
+    for key in ("connect_seconds", "stall_seconds"):
+        if getattr(agent, key) <= 0:
+            yield f"agent.{key} must be more than 0"
+
+
+def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
+    problems = list(_check_listen("signaling.listen", signaling.listen))
+    yield from problems
+    if not problems and not signaling.api_keys:
+        host, _ = parse_listen(signaling.listen)
+        if not ipaddress.ip_address(host).is_loopback:
+            yield f"signaling.listen {signaling.listen} is not loopback: that needs signaling.api_keys"
+    if any(not key.strip() or len(key) < 16 for key in signaling.api_keys):
+        yield "signaling.api_keys: a key must have at least 16 characters"
+    if not signaling.advertise:
+        yield "signaling.advertise is empty: clients would have no address to send media to"
+    for address in signaling.advertise:
+        yield from _check_concrete("signaling.advertise", address, fixed_port=True)
+    for key, other in (("certificate", "private_key"), ("private_key", "certificate")):
+        path = getattr(signaling, key)
+        if path and not getattr(signaling, other):
+            yield f"signaling.{key} is set without signaling.{other}: HTTPS needs both"
+        if path and not os.access(path, os.R_OK):
+            yield f"signaling.{key}: cannot read {path}"
+    for origin in signaling.allowed_origins:
+        if origin != "*" and not origin.startswith(("http://", "https://")):
+            yield f"signaling.allowed_origins: {origin!r} is neither * nor like https://example.com"
+    if signaling.max_setups < 1:
+        yield "signaling.max_setups must be at least 1"
+
+
+def _check_listen(key: str, text: str) -> Iterator[str]:
+    try:
+        parse_listen(text)
+    except ValueError as error:
+        yield f"{key}: {error}"
+
+
+def _check_concrete(key: str, text: str, fixed_port: bool = False) -> Iterator[str]:
+    """An address that others are told, so it must be one that they can send to."""
+    problems = list(_check_listen(key, text))
+    yield from problems
+    if not problems:
+        host, port = parse_listen(text)
+        if ipaddress.ip_address(host).is_unspecified:
+            yield f"{key}: {text} names no machine; write the address that the others reach"
+        if fixed_port and port == 0:
+            yield f"{key}: {text} needs a port"

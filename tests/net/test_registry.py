@@ -1,4 +1,4 @@
-"""Registries: memory, static, and Redis with a real server that is killed, emptied and written to by strangers."""
+"""Registries: memory, static, and Redis with a real server that is killed, emptied, written to by strangers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ LEASE = 0.9
 
 def record(id: int = 7, boot: str = "b1", cluster: int = 1, calls: int = 0) -> TransceiverRecord:
     return TransceiverRecord(
-        id=id, cluster=cluster, link="127.0.0.1:5000", control="127.0.0.1:5001", boot=boot, calls=calls, capacity=9
+        id=id,
+        cluster=cluster,
+        link="127.0.0.1:5000",
+        control="127.0.0.1:5001",
+        boot=boot,
+        calls=calls,
+        capacity=9,
     )
 
 
@@ -201,7 +207,9 @@ async def test_a_stranger_with_write_access_cannot_redirect(server: RedisServer)
             await trio.sleep(0.05)
             assert relay.records == {7: record(calls=5)}
         await eventually(lambda: relay.statistics().get("forged", 0) >= 5, within=3)
-        await eventually(lambda: stranger.smembers("voicegate:1:transceivers") <= {b"7", b"8", b"9"}, within=3)
+        await eventually(
+            lambda: stranger.smembers("voicegate:1:transceivers") <= {b"7", b"8", b"9"}, within=3
+        )
         assert relay.records == {7: record(calls=5)}
         assert not owner.lost.is_set(), "the owner takes its place back from what is not a lease"
 
@@ -327,7 +335,7 @@ async def joined(server: RedisServer) -> AsyncIterator[RedisRegistry]:
 
 async def eventually(condition: Callable[[], bool], within: float = 2.0) -> None:
     with trio.fail_after(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  (another process decides)
             await trio.sleep(0.01)
 
 

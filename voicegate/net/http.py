@@ -27,6 +27,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio import serve
 
 from voicegate import logs, metrics
+from voicegate.config import parse_listen
 
 BODY_LIMIT = 256 * 1024
 """Bytes of a control request: an offer of 64 KiB, twice that as JSON text, and as much again for its
@@ -213,18 +214,6 @@ async def serve_http(
             await trio.sleep_forever()
         finally:
             stop.set()
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """`127.0.0.1:80` or `[::1]:80` -> (host, port); ValueError when it is neither."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:8080")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not of the form address:port")
-    return host, int(port)
 
 
 def format_listen(host: str, port: int) -> str:

@@ -32,13 +32,17 @@ SETUP_SECONDS = 5.0
 """The most that a set-up request waits; by then a person has pressed the button again."""
 NOT_FOUND_SECONDS = 0.02
 """When a 404 for a call is sent, counted from the request: a forged id, which asks nobody, takes as long
-as one whose transceiver had to be asked (1 to 5 ms).""" RETRY_AFTER_SECONDS = 2
+as one whose transceiver had to be asked (1 to 5 ms)."""
+RETRY_AFTER_SECONDS = 2
 
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'
-    data:;" " connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none';
-    frame-ancestors 'none'", "Permissions-Policy": "microphone=(self)", "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "Permissions-Policy": "microphone=(self)",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
 }
 _CALLS = "/v1/realtime/calls"
 
@@ -70,7 +74,8 @@ class Signaling:
 
     async def create_call(self) -> Response:
         try:
-            sdp = core.read_offer_untrusted(request.headers.get("Content-Type", ""), await request.get_data())
+            body = bytes(await request.get_data(as_text=False))
+            sdp = core.read_offer_untrusted(request.headers.get("Content-Type", ""), body)
         except BadOffer as error:
             self._results["bad_request"] += 1
             return _error(error.status, error.code, str(error), error.param)
@@ -192,12 +197,13 @@ def make_app(config: Config, signaling: Signaling) -> AsgiApp:
         if request.method == "OPTIONS":
             asked = request.headers.get("Access-Control-Request-Headers", "")
             return Response(b"", 204, dict(core.preflight_headers(asked)))
-        if has_keys and _needs_key(request.path, peer):
-            if not core.key_is_known(request.headers.get("Authorization", ""), settings.api_keys):
-                refusal = _error(401, "invalid_api_key", "The API key is missing or wrong.", "authorization")
-                refusal.headers["WWW-Authenticate"] = "Bearer"
-                return refusal
-        return None
+        if not has_keys or not _needs_key(request.path, peer):
+            return None
+        if core.key_is_known(request.headers.get("Authorization", ""), settings.api_keys):
+            return None
+        refusal = _error(401, "invalid_api_key", "The API key is missing or wrong.", "authorization")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
 
     @app.after_request
     async def let_pages_read(response: Response) -> Response:

@@ -96,7 +96,7 @@ def key_is_known(authorization: str, api_keys: Sequence[str]) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """An IP address of this machine's loopback, IPv4-mapped too, or a name that always means it (RFC 6761)."""
+    """An IP address of this machine's loopback, IPv4-mapped too, or a name that means it (RFC 6761)."""
     host = host.strip("[]").lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True

@@ -19,7 +19,7 @@ _log = logs.get_logger(__name__)
 async def run(
     config: Config, context: RoleContext, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve until cancelled; started with the URL to open. Raises OSError when the address cannot be bound."""
+    """Serve until cancelled; started with the URL to open. OSError when the address is not free."""
     settings = config.signaling
     async with ControlClient(context.keys.control_token) as control, trio.open_nursery() as nursery:
         signaling = Signaling(config, context, control)

@@ -1,0 +1,170 @@
+"""The command `voicegate`: reads the configuration, starts the roles, ends them cleanly.
+
+Exit status: 0 after SIGTERM or Ctrl-C, 1 when something could not be started or failed, 2 for a configuration
+that cannot be used. What a person can act on is one line on stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from voicegate import __version__, logs
+from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, check, load_config
+from voicegate.net.registry import RegistryError, open_registry
+from voicegate.proto.keys import ClusterKeys
+from voicegate.roles.context import RoleContext
+
+START_ORDER: tuple[Role, ...] = ("transceiver", "relay", "signaling")
+"""From the back to the front: who is reached is there before who reaches."""
+SWITCH_SECONDS = 0.0005
+"""Where the relay's thread shares a process, how long another thread may hold the interpreter before it must
+give it back (Python's own is 5 ms, a quarter of an audio frame)."""
+
+_log = logs.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    roles: tuple[Role, ...] = tuple(dict.fromkeys(options.role)) or ROLES
+    try:
+        config = load_config(options.config)
+        problems = check(config, roles)
+    except ConfigError as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"voicegate: {problem}", file=sys.stderr)
+    if problems:
+        return 2
+    if options.check_config:
+        print(f"voicegate: the configuration is usable for {', '.join(roles)}")
+        return 0
+    logs.configure(config.log)
+    if len(roles) > 1:
+        sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        trio.run(_until_signalled, partial(_run_roles, config, roles))
+    except KeyboardInterrupt:
+        return 0
+    except BaseException as error:
+        return _report(error)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="voicegate",
+        description="A WebRTC edge in front of any OpenAI Realtime WebSocket server. Without --role all three"
+        " roles run in this process.",
+        epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
+        " VOICEGATE_RELAY_LISTEN.",
+    )
+    parser.add_argument(
+        "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file, see config/voicegate.toml")
+    parser.add_argument("--check-config", action="store_true", help="say what is wrong and exit")
+    parser.add_argument("--version", action="version", version=f"voicegate {__version__}")
+    return parser.parse_args(arguments)
+
+
+async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for number in signals:
+                    _log.info("stopping", signal=signal.Signals(number).name)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await run()
+
+
+async def _run_roles(config: Config, roles: Sequence[Role]) -> None:
+    """Start the roles, back to front, and run until cancelled."""
+    keys = ClusterKeys.parse(config.keys.secrets or (f"0:{secrets.token_hex(32)}",))
+    context = RoleContext(keys, open_registry(config, keys))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(context.registry.run)
+        if "transceiver" in roles and not config.agent.url:
+            config = await _with_parrot(config, nursery)
+        ready: dict[str, Any] = {}
+        for role in START_ORDER:
+            if role not in roles:
+                continue
+            try:
+                ready[role] = await nursery.start(partial(_load(role), config, context))
+            except* OSError as group:
+                raise StartError(f"{role} cannot start: {_first(group)}") from None
+            if role == "relay" and config.signaling.advertise == DEFAULT_ADVERTISE:
+                config = _replace(config, "signaling", advertise=tuple(ready["relay"]))
+        _announce(roles, ready)
+        await trio.sleep_forever()
+
+
+class StartError(Exception):
+    """A role could not be started; the message is a sentence for a person."""
+
+
+def _load(role: Role) -> Callable[..., Awaitable[Any]]:
+    """A role's `run`, imported here: a relay starts without a codec, a TLS library or a web framework."""
+    if role == "relay":
+        from voicegate.roles.relay.shell import run as run_relay
+
+        return run_relay
+    if role == "transceiver":
+        from voicegate.roles.transceiver.shell import run as run_transceiver
+
+        return run_transceiver
+    from voicegate.roles.signaling.shell import run as run_signaling
+
+    return run_signaling
+
+
+async def _with_parrot(config: Config, nursery: trio.Nursery) -> Config:
+    from voicegate.agents.parrot.server import serve_parrot
+
+    url = await nursery.start(serve_parrot, "127.0.0.1:0")
+    return _replace(config, "agent", url=url)
+
+
+def _replace(config: Config, section: str, **keys: object) -> Config:
+    return msgspec.structs.replace(
+        config, **{section: msgspec.structs.replace(getattr(config, section), **keys)}
+    )
+
+
+def _announce(roles: Sequence[Role], ready: dict[str, Any]) -> None:
+    details = {role: value for role, value in ready.items() if value is not None and role != "signaling"}
+    if "signaling" in ready:
+        details["open"] = ready["signaling"]
+    _log.info(f"voicegate is ready: {', '.join(roles)}", version=__version__, **details)
+
+
+def _report(error: BaseException) -> int:
+    """One line for what a person can act on; for anything else the log has the traceback."""
+    cause = _first(error)
+    if isinstance(cause, StartError | RegistryError | ConfigError):
+        print(f"voicegate: {cause}", file=sys.stderr)
+        return 1
+    if isinstance(cause, KeyboardInterrupt):
+        return 0
+    _log.error("voicegate failed", exc_info=error)
+    print(f"voicegate: failed: {type(cause).__name__}: {cause}", file=sys.stderr)
+    return 1
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
