@@ -280,7 +280,8 @@ class DataPlane:
             else:
                 flow.transceiver_seen = now
             if flow is not None:
-                outgoing[flow.port] += (flow.name, base + position, length)
+                entries = outgoing[flow.port]
+                entries += (flow.name, base + position, length)
             position = stop
 
     def _failed(self, error: Exception) -> None:

@@ -1,0 +1,393 @@
+"""The relay's thread on real loopback sockets of both kinds, with hand-made clients and transceivers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from voicegate.net.udp import HAS_MMSG, Arena, Batching, UdpSocket, open_udp, socket_name
+from voicegate.proto import stun
+from voicegate.proto.address import ClientAddress, join_host_port, pack_address
+from voicegate.proto.keys import ClusterKeys
+from voicegate.proto.link import (
+    HOUR,
+    LINK_HEADER_LENGTH,
+    MAX_DATAGRAM,
+    MAX_PAYLOAD,
+    LinkGuard,
+    encode_frame,
+    link_header,
+    pack_frames,
+    parse_frames_untrusted,
+)
+from voicegate.roles.relay.core import RelayCore
+from voicegate.roles.relay.dataplane import DataPlane
+from voicegate.roles.relay.routes import Backend, RouteTable
+
+KEYS = ClusterKeys.parse(["1:" + "k" * 32])
+OTHER_KEYS = ClusterKeys.parse(["1:" + "x" * 32])
+MODES = [pytest.param("auto", marks=pytest.mark.skipif(not HAS_MMSG, reason="needs Linux")), "off"]
+
+
+class Peer:
+    """A UDP socket of the test's: a client, or a transceiver's link socket."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.settimeout(5)
+        self.sock.bind((host, 0))
+        self.packed = pack_address(*self.sock.getsockname()[:2])
+        self.text = join_host_port(*self.sock.getsockname()[:2])
+
+    def send(self, data: bytes, to: UdpSocket) -> None:
+        self.sock.sendto(data, to.address())
+
+    def receive(self) -> bytes:
+        return self.sock.recv(4096)
+
+
+class Transceiver(Peer):
+    """It opens link datagrams as the real one does, and says what the test tells it to."""
+
+    def __init__(self, id: int, relay: UdpSocket) -> None:
+        super().__init__()
+        self.id = id
+        self.backend = Backend(1, self.text, "boot")
+        self._relay = relay
+        self._relay_name = join_host_port(*relay.address())
+        self._guard = LinkGuard(KEYS.link, f"{self.text}#boot")
+
+    def ticket(self, *, lifetime: float = 3600, cluster: int = 1, keys: ClusterKeys = KEYS) -> bytes:
+        return keys.tickets.mint(cluster, self.id, time.time() + lifetime, os.urandom(5)).encode()
+
+    def frames(self) -> list[tuple[ClientAddress, bytes]]:
+        datagram = self.receive()
+        assert self._guard.accepts(self._relay_name, datagram[:LINK_HEADER_LENGTH], int(time.time() // HOUR))
+        assert len(datagram) <= MAX_DATAGRAM
+        return parse_frames_untrusted(datagram)
+
+    def header(self, keys: ClusterKeys = KEYS) -> bytes:
+        hour = int(time.time() // HOUR)
+        return link_header(keys.link[keys.link_id], keys.link_id, self.text, self._relay_name, hour)
+
+    def answer(self, *frames: tuple[ClientAddress, bytes]) -> None:
+        for datagram in pack_frames(self.header(), frames):
+            self.send(datagram, self._relay)
+
+    def answer_check(self, frame: tuple[ClientAddress, bytes], ticket: bytes) -> bytes:
+        client, request = frame
+        success = stun.binding_success(stun.transaction_id(request), client, KEYS.tickets.password(ticket))
+        self.answer((client, success))
+        return success
+
+
+@dataclass
+class Relay:
+    core: RelayCore
+    plane: DataPlane
+    public: list[UdpSocket]
+    link: UdpSocket
+    records: dict[int, Backend]
+    thread: threading.Thread
+    reports: list[Exception]
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def transceiver(self, id: int) -> Transceiver:
+        transceiver = Transceiver(id, self.link)
+        self.records = {**self.records, id: transceiver.backend}
+        return transceiver
+
+    def via(self, client: Peer) -> UdpSocket:
+        return self.public[client.text.startswith("[")]
+
+    def connect(self, client: Peer, transceiver: Transceiver) -> bytes:
+        """A check and its answer through the relay; the ticket."""
+        ticket = transceiver.ticket()
+        client.send(check(ticket), self.via(client))
+        [frame] = transceiver.frames()
+        assert frame == (client.packed, check(ticket))
+        success = transceiver.answer_check(frame, ticket)
+        assert client.receive() == success
+        return ticket
+
+    def wait_for_drop(self, reason: str, count: int = 1) -> None:
+        """The relay's thread has its own pace: wait for what it did, not for how long it takes."""
+        deadline = time.monotonic() + 5
+        while self.core.drops[reason] < count:
+            assert time.monotonic() < deadline, f"{reason} was not counted: {self.core.drops}"
+            time.sleep(0.001)
+
+
+@pytest.fixture(params=MODES)
+def relay(request: pytest.FixtureRequest) -> Iterator[Relay]:
+    batching: Batching = request.param
+    arena = Arena(addresses=batching == "auto")
+    link = open_udp("127.0.0.1", 0, batching=batching, arena=arena)
+    public = [open_udp(host, 0, batching=batching, arena=arena) for host in ("127.0.0.1", "::1")]
+    routes = RouteTable(
+        KEYS,
+        cluster=1,
+        link=join_host_port(*link.address()),
+        allowed_networks=["127.0.0.0/8"],
+        name_of=socket_name,
+        hour=int(time.time() // HOUR),
+    )
+    core = RelayCore(
+        KEYS,
+        routes,
+        cluster=1,
+        public=[pack_address(*sock.address()) for sock in public],
+        max_flows=1000,
+        idle_seconds=60,
+    )
+    reports: list[Exception] = []
+    plane = DataPlane(core, public, link, arena, records=lambda: world.records, report=reports.append)
+    world = Relay(core, plane, public, link, {}, threading.Thread(target=plane.run), reports)
+    yield world
+    plane.stop()
+    if world.thread.ident is None:
+        plane.run()  # lets go of what was made for it
+    else:
+        world.thread.join(5)
+        assert not world.thread.is_alive()
+    for sock in (link, *public):
+        sock.close()
+    assert not reports
+
+
+def check(ticket: bytes, password: bytes | None = None, transaction: bytes = b"T" * 12) -> bytes:
+    password = KEYS.tickets.password(ticket) if password is None else password
+    return stun.binding_request(transaction, ticket + b":abcd", password, priority=1, tie_breaker=1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_call_passes_both_ways_with_its_clients_address(relay: Relay, host: str) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer(host)
+    relay.connect(client, transceiver)
+    assert relay.core.statistics() == {"provisional": 0, "confirmed": 1}
+    client.send(b"\x80up", relay.via(client))
+    assert transceiver.frames() == [(client.packed, b"\x80up")]
+    transceiver.answer((client.packed, b"\x80down"), (client.packed, b"\x80again"))
+    assert [client.receive(), client.receive()] == [b"\x80down", b"\x80again"]
+    assert not relay.core.drops
+
+
+def test_what_is_ready_at_once_shares_link_datagrams(relay: Relay) -> None:
+    first, second = relay.transceiver(7), relay.transceiver(8)
+    clients = [Peer() for _ in range(4)]
+    for index, client in enumerate(clients):
+        client.send(check((first, second)[index % 2].ticket()), relay.public[0])
+    sent: dict[ClientAddress, list[bytes]] = {client.packed: [] for client in clients}
+    for repeat in range(6):
+        for client in clients:
+            payload = bytes([0x80, repeat]) + bytes(158)
+            client.send(payload, relay.public[0])
+            sent[client.packed].append(payload)
+    relay.start()
+    # 12 frames of 169 bytes and 2 checks for each transceiver: 1,400 bytes hold 8 of them or fewer.
+    received: dict[ClientAddress, list[bytes]] = {client.packed: [] for client in clients}
+    for transceiver in (first, second):
+        datagrams = 0
+        while sum(len(received[client.packed]) for client in clients[transceiver is second :: 2]) < 12:
+            datagrams += 1
+            for address, payload in transceiver.frames():
+                if payload[0] == 0x80:
+                    received[address].append(payload)
+        assert datagrams == 2
+    assert received == sent
+    statistics = relay.plane.statistics()
+    assert statistics["client_packets"] == 28 and statistics["link_datagrams_out"] == 4
+
+
+def test_a_link_datagram_fans_out_to_many_clients_of_both_families(relay: Relay) -> None:
+    relay.start()
+    transceiver = relay.transceiver(7)
+    clients = [Peer(), Peer("::1"), Peer(), Peer("::1")]
+    for client in clients:
+        relay.connect(client, transceiver)
+    transceiver.answer(*[(client.packed, b"\x80" + client.packed) for client in clients * 3])
+    for client in clients:
+        assert [client.receive() for _ in range(3)] == [b"\x80" + client.packed] * 3
+
+
+def test_the_largest_payload_passes_and_a_larger_one_does_not(relay: Relay) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer("::1")
+    relay.connect(client, transceiver)
+    client.send(b"\x80" * (MAX_PAYLOAD + 1), relay.via(client))
+    client.send(b"\x80" * 5000, relay.via(client))
+    client.send(b"", relay.via(client))
+    client.send(b"\x80" * MAX_PAYLOAD, relay.via(client))
+    assert parse_frames_untrusted(transceiver.receive()) == [(client.packed, b"\x80" * MAX_PAYLOAD)]
+    assert relay.core.drops == {"size": 3}
+
+
+def test_before_the_answer_a_flow_is_provisional(relay: Relay) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    ticket = transceiver.ticket()
+    client.send(check(ticket), relay.public[0])
+    [frame] = transceiver.frames()
+    password = KEYS.tickets.password(ticket)
+    wrong = stun.binding_success(b"X" * 12, client.packed, password)
+    transceiver.answer((client.packed, wrong))
+    assert client.receive() == wrong
+    assert relay.core.statistics() == {"provisional": 1, "confirmed": 0}
+    success = transceiver.answer_check(frame, ticket)
+    assert client.receive() == success
+    assert relay.core.statistics() == {"provisional": 0, "confirmed": 1}
+
+
+def test_another_ticket_does_not_take_a_flow_that_is_in_use(relay: Relay) -> None:
+    relay.start()
+    victim_side, attacker_side, client = relay.transceiver(7), relay.transceiver(8), Peer()
+    ticket = relay.connect(client, victim_side)
+    # Only the sender's address matters to the relay, so the victim's own socket plays the forger.
+    client.send(check(attacker_side.ticket()), relay.public[0])
+    relay.wait_for_drop("flow_in_use")
+    client.send(b"\x80still", relay.public[0])
+    client.send(check(ticket, transaction=b"U" * 12), relay.public[0])
+    frames = victim_side.frames()
+    frames += victim_side.frames() if len(frames) < 2 else []
+    assert frames == [
+        (client.packed, b"\x80still"),
+        (client.packed, check(ticket, transaction=b"U" * 12)),
+    ]
+    attacker_side.answer((client.packed, b"\x80injected"))
+    relay.wait_for_drop("frame_without_flow")
+    victim_side.answer((client.packed, b"\x80right"))
+    assert client.receive() == b"\x80right"
+    assert_silent(attacker_side, client)
+
+
+def test_bad_checks_are_dropped_counted_and_never_answered(relay: Relay) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    good = transceiver.ticket()
+    password = KEYS.tickets.password(good)
+    # The last of the 22 characters holds 4 spare bits, zero in the one canonical spelling.
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    respelled = good[:-1] + bytes([alphabet[alphabet.index(good[-1]) + 1]])
+    forged = good[:5] + (b"A" if good[5:6] != b"A" else b"B") + good[6:]
+    gone = KEYS.tickets.mint(1, 999, time.time() + 60, bytes(5)).encode()
+    bad = [
+        (check(respelled, password), "ticket_form"),
+        (check(good[:-1], password), "ticket_form"),
+        (check(forged, password), "ticket_forged"),
+        (check(transceiver.ticket(keys=OTHER_KEYS), b"p" * 24), "ticket_forged"),
+        (check(b"R" + good[1:], password), "ticket_key"),
+        (check(transceiver.ticket(lifetime=-60)), "ticket_expired"),
+        (check(transceiver.ticket(cluster=2)), "ticket_cluster"),
+        (check(gone), "transceiver_unknown"),
+        (check(good, b"wrong" * 5), "stun_integrity"),
+        (check(good)[:-9], "stun_length"),
+        (b"\0\1\0\0" + bytes(16), "stun_cookie"),
+        (stun.binding_success(b"T" * 12, client.packed, password), "stun_not_a_request"),
+        (b"\x16\xfe\xfd" + bytes(50), "no_flow"),
+        (b"\x80" * 100, "no_flow"),
+    ]
+    for data, _ in bad:
+        client.send(data, relay.public[0])
+    for reason in {reason for _, reason in bad}:
+        relay.wait_for_drop(reason, [other for _, other in bad].count(reason))
+    assert sum(relay.core.drops.values()) == len(bad)
+    assert not relay.core.flows
+    assert_silent(client, transceiver)
+    relay.connect(client, transceiver)
+
+
+def test_a_flow_outlives_the_registry_entry_of_its_transceiver(relay: Relay) -> None:
+    transceiver, client = relay.transceiver(7), Peer()
+    relay.start()
+    ticket = relay.connect(client, transceiver)
+    relay.records = {}
+    client.send(check(ticket, transaction=b"V" * 12), relay.public[0])
+    assert transceiver.frames() == [(client.packed, check(ticket, transaction=b"V" * 12))]
+
+
+def test_strangers_on_the_link_are_refused(relay: Relay) -> None:
+    relay.start()
+    transceiver, client, stranger = relay.transceiver(7), Peer(), Peer()
+    relay.connect(client, transceiver)
+    frame = encode_frame(client.packed, b"\x80injected")
+    stranger.send(transceiver.header() + frame, relay.link)
+    relay.wait_for_drop("link_stranger")
+    transceiver.send(transceiver.header(OTHER_KEYS) + frame, relay.link)
+    relay.wait_for_drop("link_header")
+    transceiver.send(b"", relay.link)
+    relay.wait_for_drop("link_header", 2)
+    for broken in (
+        b"",
+        b"\x05" + frame[1:],
+        frame[:-1],
+        frame[:5],
+        frame + b"\x04",
+        encode_frame(client.packed, b""),
+    ):
+        before = relay.core.drops["link_frame"]
+        transceiver.send(transceiver.header() + broken, relay.link)
+        relay.wait_for_drop("link_frame", before + 1)
+    assert client.receive() == b"\x80injected"  # the one whole frame before a broken one
+    assert_silent(client)
+
+
+def test_a_transceiver_reaches_only_its_own_clients(relay: Relay) -> None:
+    relay.start()
+    owner, other, client, nobody = relay.transceiver(7), relay.transceiver(8), Peer(), Peer()
+    relay.connect(client, owner)
+    other.answer((client.packed, b"\x80not yours"), (nobody.packed, b"\x80open relay?"))
+    owner.answer((nobody.packed, b"\x80open relay?"))
+    relay.wait_for_drop("frame_without_flow", 3)
+    assert_silent(client, nobody)
+
+
+def test_one_failing_packet_does_not_end_the_batch(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    transceiver, client = relay.transceiver(7), Peer()
+    real = relay.core.from_client
+
+    def failing(data: bytes, *rest: object) -> object:
+        if data == b"\xff":
+            raise ZeroDivisionError
+        return real(data, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(relay.core, "from_client", failing)
+    client.send(b"\xff", relay.public[0])
+    client.send(check(transceiver.ticket()), relay.public[0])
+    relay.start()
+    assert len(transceiver.frames()) == 1
+    relay.wait_for_drop("internal_error")
+    deadline = time.monotonic() + 5
+    while not relay.reports and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [type(error) for error in relay.reports] == [ZeroDivisionError]
+    relay.reports.clear()
+
+
+def test_the_relay_does_not_load_what_terminates_media() -> None:
+    program = (
+        "import sys, voicegate.roles.relay.shell\n"
+        "loaded = {'OpenSSL', 'av', 'pylibsrtp', 'quart', 'quart_trio', 'webrtcvad'} & set(sys.modules)\n"
+        "print(sorted(loaded))"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def assert_silent(*peers: Peer) -> None:
+    """Nothing has come; call it after a drop was waited for, or after a later packet arrived."""
+    for peer in peers:
+        peer.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.sock.recv(4096)
+        peer.sock.settimeout(5)
