@@ -168,14 +168,16 @@ function showOver({ lasted, problem, ...ending }) {
   showWaterfall();
   find("remote-audio").srcObject = null;
   setState(problem ? "error" : "ended", problem?.kind);
+  const waiting = problem?.kind === "busy" && ++busyCount <= RETRIES;
+  if (problem) problem.facts.waiting = waiting;
   const words = problem ? explain(problem) : explainEnd({ ...ending, lasted });
   if (!problem) page.dataset.reason = ending.reason;
   const asked = ending.reason === "you" || ending.reason === "page";
   if (asked) headline(words.title, words.text.join(" "));
   else alertWith(words);
   log.add(problem ? "error" : "page", [words.title, ...words.text].map((part) => part.replace(/[.:]$/, "")).join(". "));
-  controls(problem && problem.kind !== "busy" ? "Try again" : "Talk again");
-  if (problem?.kind === "busy") waitAndRetry(problem.facts.retryAfter);
+  controls(problem ? "Try again" : "Talk again");
+  if (waiting) waitAndRetry(problem.facts.retryAfter);
   if (words.settings) settings.show(true, "apiKey");
   else find("talk").focus({ preventScroll: true });
 }
@@ -200,7 +202,8 @@ function alertWith({ title, text, code }) {
   const parts = [make("h1", title), ...text.map((paragraph) => make("p", paragraph))];
   if (code) {
     const block = make("pre", "");
-    block.append(make("code", code));
+    const pieces = code.split("=").flatMap((piece, index) => (index ? ["=", make("wbr", ""), piece] : [piece]));
+    block.append(...pieces); // a narrow page breaks the line at the value
     parts.push(block);
   }
   find("status").hidden = true;
@@ -251,8 +254,6 @@ async function copyLog() {
 // a busy server
 
 function waitAndRetry(seconds) {
-  busyCount += 1;
-  if (busyCount > RETRIES) return;
   retry = { left: seconds, timer: setInterval(tickRetry, 1000) };
   find("stop-waiting").hidden = false;
   showRetry();

@@ -67,9 +67,12 @@ const PROBLEMS = {
     title: "The microphone does not start",
     text: [`Another program may hold it, or it has failed. Close what uses it and talk again. The browser says: ${message}`],
   }),
-  busy: ({ message }) => ({
+  busy: ({ message, waiting }) => ({
     title: "The server is busy",
-    text: [message ? sentence(message) : "It carries as many calls as it may right now."],
+    text: [
+      message ? sentence(message) : "It carries as many calls as it may right now.",
+      waiting ? "The page tries again by itself." : "It stayed busy through several tries; come back a little later.",
+    ],
   }),
   unauthorized: ({ message, status }) => ({
     title: "The server wants an API key",
@@ -101,7 +104,7 @@ const PROBLEMS = {
   }),
   ice_failed: (facts) =>
     isFirefox && facts.loopbackOnly
-      ? { title: "Firefox does not use 127.0.0.1", text: [loopbackText(facts)], code: ADVERTISE }
+      ? { title: "Firefox does not use 127.0.0.1", text: [`${loopbackText(facts)} Or use a Chromium browser.`], code: ADVERTISE }
       : {
           title: "No way through over UDP",
           text: [
@@ -141,7 +144,7 @@ const ENDINGS = [
 const ADVERTISE = "VOICEGATE_RELAY_LISTEN=ADDRESS:3478\nVOICEGATE_SIGNALING_ADVERTISE=ADDRESS:3478";
 
 function loopbackText(facts) {
-  return `voicegate advertises only ${places(facts)}, and Firefox as shipped does not pair loopback addresses with others. Put the machine’s own address into relay.listen and signaling.advertise (VOICEGATE_RELAY_LISTEN, VOICEGATE_SIGNALING_ADVERTISE), or use a Chromium browser.`;
+  return `voicegate advertises only ${places(facts)}, and Firefox as shipped does not pair loopback addresses with others. Put the machine’s own address into relay.listen and signaling.advertise.`;
 }
 
 function places({ candidates }) {

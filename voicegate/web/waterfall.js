@@ -117,7 +117,7 @@ export class Waterfall {
     const ticks = [];
     for (let at = Math.ceil((axis.from - zero) / step) * step; at + zero <= axis.to; at += step) {
       const place = ((at + zero - axis.from) / span) * 100;
-      if (place > 100 - (TICK_PX * 60) / width) continue;
+      if (place > 100 - (TICK_PX * 85) / width) continue;
       const tick = element("span", at === 0 ? "tick zero" : "tick", at === 0 ? "POST" : String(Number(at.toPrecision(6))));
       tick.style.left = `${place}%`;
       ticks.push(tick);

@@ -5,6 +5,7 @@ const BAR_MS = 40; // two audio frames
 const PITCH = 6; // px from bar to bar
 const BAR = 3;
 const ENTRY = 64; // px kept free for the name at the side where a voice comes in
+const OPENING = 0.8; // of a lane's height; the loudest bar just passes
 const GATE_MS = 420;
 const FLOOR_DB = -58;
 const CEILING_DB = -12;
@@ -138,7 +139,7 @@ export class Stage {
         const crossed = now - (run - gate) * (BAR_MS / PITCH);
         if (bar.height === 0 || (run > gate - 8 && !this.#wasOpen(crossed))) continue;
         this.#context.globalAlpha = this.#fade(run);
-        this.#bar(lane === 0 ? run : this.#width - run, middle, bar.height * laneHeight * 0.82);
+        this.#bar(lane === 0 ? run : this.#width - run, middle, bar.height * laneHeight * (OPENING - 0.06));
       }
       this.#context.globalAlpha = 1;
     }
@@ -175,13 +176,6 @@ export class Stage {
     return { laneHeight: this.#height / 2, gate: this.#width / 2 };
   }
 
-  #bar(x, middle, tall) {
-    const length = Math.max(BAR, tall);
-    this.#context.beginPath();
-    this.#context.roundRect(x - BAR / 2, middle - length / 2, BAR, length, BAR / 2);
-    this.#context.fill();
-  }
-
   #baseline(middle, lane) {
     this.#context.fillStyle = this.#colours.line;
     for (let run = ENTRY; run < this.#width; run += PITCH * 2) {
@@ -189,11 +183,18 @@ export class Stage {
     }
   }
 
+  #bar(x, middle, tall) {
+    const length = Math.max(BAR, tall);
+    this.#context.beginPath();
+    this.#context.roundRect(x - BAR / 2, middle - length / 2, BAR, length, BAR / 2);
+    this.#context.fill();
+  }
+
   /** A wall with one opening for each voice; the leaves slide into the wall. */
   #gate(aperture) {
     const x = this.#width / 2;
     const lane = this.#height / 2;
-    const opening = lane * 0.72;
+    const opening = lane * OPENING;
     const leaf = (opening / 2) * (1 - aperture);
     const context = this.#context;
     context.fillStyle = this.#colours.ground;
