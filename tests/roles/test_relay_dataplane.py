@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -121,11 +121,15 @@ class Relay:
         return ticket
 
     def wait_for_drop(self, reason: str, count: int = 1) -> None:
-        """The relay's thread has its own pace: wait for what it did, not for how long it takes."""
-        deadline = time.monotonic() + 5
-        while self.core.drops[reason] < count:
-            assert time.monotonic() < deadline, f"{reason} was not counted: {self.core.drops}"
-            time.sleep(0.001)
+        until(lambda: self.core.drops[reason] >= count)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """The relay's thread has its own pace: wait for what it did, not for how long it takes."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.001)
 
 
 @pytest.fixture(params=MODES)
@@ -206,8 +210,8 @@ def test_what_is_ready_at_once_shares_link_datagrams(relay: Relay) -> None:
                     received[address].append(payload)
         assert datagrams == 2
     assert received == sent
-    statistics = relay.plane.statistics()
-    assert statistics["client_packets"] == 28 and statistics["link_datagrams_out"] == 4
+    until(lambda: relay.plane.statistics()["link_datagrams_out"] == 4)
+    assert relay.plane.statistics()["client_packets"] == 28
 
 
 def test_a_link_datagram_fans_out_to_many_clients_of_both_families(relay: Relay) -> None:
@@ -367,9 +371,7 @@ def test_one_failing_packet_does_not_end_the_batch(relay: Relay, monkeypatch: py
     relay.start()
     assert len(transceiver.frames()) == 1
     relay.wait_for_drop("internal_error")
-    deadline = time.monotonic() + 5
-    while not relay.reports and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: bool(relay.reports))
     assert [type(error) for error in relay.reports] == [ZeroDivisionError]
     relay.reports.clear()
 
