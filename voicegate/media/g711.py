@@ -28,7 +28,8 @@ _RATE = 8_000
 _RATIO = PCM_RATE // _RATE
 _DELAY = 16
 """What the resampler's filter holds back, in samples at 8 kHz."""
-_REPEAT = 160
+_FRAME = 160
+"""One frame at 8 kHz."""
 _FADE_STEPS = 480
 """Samples at 8 kHz until concealment is silent."""
 
@@ -48,7 +49,7 @@ class G711Decoder:
     def __init__(self, law: Law) -> None:
         self._low, self._high = _DECODE[law]
         self._resampler = _Resampler(_RATE, PCM_RATE)
-        self._last = array("h", bytes(2 * _REPEAT))
+        self._last = array("h", bytes(2 * _FRAME))
         self._faded = 0  # samples concealed in a row
 
     def decode(self, payload: bytes) -> bytes:
@@ -60,7 +61,7 @@ class G711Decoder:
         pcm = bytearray(2 * len(payload))
         pcm[0::2] = payload.translate(self._low)
         pcm[1::2] = payload.translate(self._high)
-        self._last = (self._last + array("h", bytes(pcm)))[-_REPEAT:]
+        self._last = (self._last + array("h", bytes(pcm)))[-_FRAME:]
         self._faded = 0
         return self._resampler.convert(bytes(pcm))
 
@@ -70,7 +71,7 @@ class G711Decoder:
         start = self._faded
         self._faded += count
         audible = min(count, max(0, _FADE_STEPS - start))
-        source = islice(cycle(self._last), start % _REPEAT, None)
+        source = islice(cycle(self._last), start % _FRAME, None)
         faded = array(
             "h",
             [
@@ -120,8 +121,9 @@ class _Resampler:
     def __init__(self, from_rate: int, to_rate: int) -> None:
         self._from, self._to = from_rate, to_rate
         self._resampler = AudioResampler("s16", "mono", to_rate)
-        primed = self.convert(bytes(2 * _DELAY * from_rate // _RATE))
-        assert not primed, "libswresample holds back exactly the length of its filter"
+        # Fill the filter, and one frame more: a very short first input would not come out in step.
+        primed = self.convert(bytes(2 * (_DELAY + _FRAME) * from_rate // _RATE))
+        assert len(primed) == 2 * _FRAME * to_rate // _RATE, "libswresample holds back what its filter needs"
 
     def convert(self, pcm: bytes) -> bytes:
         if not pcm:
@@ -157,7 +159,7 @@ def _decode_tables(law: Law) -> tuple[bytes, bytes]:
 
 def _encode_table(law: Law) -> bytes:
     """The code of each 16-bit value, taken as unsigned: the nearest, as G.711's decision values are."""
-    codes = sorted(range(256), key=lambda code: (_VALUE[law](code), -code))
+    codes = sorted(range(256), key=lambda code: (_VALUE[law](code), code))
     values = [_VALUE[law](code) for code in codes]
     edges = [-32768, *(-(-(low + high) // 2) for low, high in pairwise(values)), 32768]
     signed = b"".join(
