@@ -110,6 +110,14 @@ class TestMedia:
         rig.run(1.0)
         assert len(client.heard) == 10
 
+    @pytest.mark.parametrize("direction", ["sendonly", "inactive"])
+    def test_a_client_that_takes_no_audio_gets_none(self, direction: str) -> None:
+        rig = Rig()
+        client, call_id = connected(rig, edit=lambda offer: offer.replace("a=sendrecv", f"a={direction}"))
+        rig.play(call_id, tone(1.0))
+        rig.run(1.0)
+        assert not client.heard
+
     def test_stopping_is_immediate(self) -> None:
         rig = Rig()
         client, call_id = connected(rig)

@@ -60,11 +60,16 @@ class Rig:
             KEYS.link[0], 0, RELAY, f"{identity.link}#{identity.boot}", int((1000 + 1.8e9) // 3600)
         )
 
-    def call(self, port: int = 5000, **options: object) -> tuple[LightCall, str]:
-        """A client at 192.0.2.1:`port` that has posted its offer and holds the answer."""
+    def call(
+        self, port: int = 5000, *, edit: Callable[[str], str] = lambda offer: offer, **options: object
+    ) -> tuple[LightCall, str]:
+        """A client at 192.0.2.1:`port` that has posted its (edited) offer and holds the answer."""
         client = LightCall(CLIENT_CERTIFICATE, self.random, local=("192.0.2.1", port), **options)  # type: ignore[arg-type]
         call_id, answer = self.core.allocate(
-            client.offer(), ("127.0.0.1:3478",), now=self.now, entropy=self.random.randbytes(ENTROPY_LENGTH)
+            edit(client.offer()),
+            ("127.0.0.1:3478",),
+            now=self.now,
+            entropy=self.random.randbytes(ENTROPY_LENGTH),
         )
         self.clients[pack_address(*client.local)] = client
         client.accept_answer(answer, self.now)

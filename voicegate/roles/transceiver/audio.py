@@ -30,6 +30,7 @@ class CallAudio:
         self,
         format: AudioFormat,
         *,
+        listening: bool,
         ssrc: int,
         cname: str,
         first_sequence: int,
@@ -38,6 +39,8 @@ class CallAudio:
         wall_offset: float,
         now: float,
     ) -> None:
+        self._listening = listening
+        """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
         self._payload_type = format.payload_type
         self._ssrc = ssrc
         self._sequence = first_sequence
@@ -71,6 +74,8 @@ class CallAudio:
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue audio for the client: 24 kHz s16le mono, any length."""
+        if not self._listening:
+            return
         if self._early is not None:
             self._early += pcm[: MAX_EARLY_BYTES - len(self._early)]
             return

@@ -23,7 +23,7 @@ from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.ice import IceLite
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.sdp import parse_offer_untrusted
+from voicegate.proto.sdp import Direction, parse_offer_untrusted
 from voicegate.proto.sdp_answer import AnswerParameters, build_answer
 from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
 from voicegate.proto.stun import peek_username_untrusted
@@ -155,6 +155,7 @@ class TransceiverCore:
         answer = build_answer(offer, parameters)
         audio = CallAudio(
             offer.audio.format,
+            listening=offer.audio.direction in (Direction.SENDRECV, Direction.RECVONLY),
             ssrc=parameters.ssrc,
             cname=parameters.cname,
             # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
@@ -354,7 +355,8 @@ class TransceiverCore:
             if self._by_client.get(client) is entry:
                 del self._by_client[client]
         entry.armed = None
-        self.ends[ended.reason.value] += 1
+        # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
+        self.ends[ended.detail or ended.reason.value] += 1
         self.drops.update(entry.call.drops)
         self._remembered[call_id] = (now, _status(entry.call))
         self._forget(now)
