@@ -11,6 +11,7 @@ the socket in the caller's turn. Order between audio and events is kept througho
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ CONFIGURE_SECONDS: Final = 5.0
 """How long `session.updated` is waited for; the official JavaScript client waits as long."""
 CLOSE_SECONDS: Final = 2.0
 """How long the peer's close frame is waited for after `close`."""
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,9 +356,9 @@ def _headers(settings: AgentConfig) -> list[tuple[str, str]]:
         headers.append(("Authorization", f"Bearer {settings.api_key}"))
     for line in settings.headers:
         name, colon, value = line.partition(":")
-        if not colon or not name.strip():
+        if not colon or not _TOKEN.fullmatch(name):
             raise ConfigError("agent.headers: write each header as `Name: value`")
-        headers.append((name.strip(), value.strip()))
+        headers.append((name, value.strip()))
     for _, value in headers:
         if not value.isascii() or not value.isprintable():
             raise ConfigError("agent.api_key or agent.headers hold characters that HTTP headers cannot")

@@ -1,1 +1,1 @@
-"""The parrot: a small but honest Realtime WebSocket server that answers each finished turn by saying it back."""
+"""The parrot: a small but honest Realtime server that answers each finished turn by saying it back."""

@@ -164,6 +164,7 @@ class ParrotSession:
                 self._buffer.forget_before(self._buffer.end - detector.padding - _SLICE_BYTES // 2)
             elif self._buffer.end - self._turn_start >= MAX_TURN_BYTES:
                 self._on_turn(detector.end_turn(), now)
+                self._detector = self._new_detector()
 
     def _on_turn(self, event: Started | Stopped, now: float) -> None:
         detection = self._settings.audio.input.turn_detection
