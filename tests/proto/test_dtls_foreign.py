@@ -54,7 +54,7 @@ def fingerprints(who: Identity) -> tuple[tuple[str, bytes], ...]:
 
 
 class Foreign:
-    """Plain pyOpenSSL as the manual says, with the verbs of an endpoint. It repeats nothing of its own accord."""
+    """Plain pyOpenSSL as the manual says, with the verbs of an endpoint. It repeats nothing by itself."""
 
     def __init__(
         self,
@@ -234,6 +234,26 @@ def test_a_server_that_asks_for_a_cookie_is_answered_after_a_while() -> None:
     world = World(mine, foreign, Path(rtt=0.02)).run()
     assert world.connected()
     assert 0.5 < world.connected_at(0) < 1.6
+    check_data(mine, foreign)
+
+
+@pytest.mark.parametrize("name", ["p256", "rsa2048"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_server_that_lost_its_finished_answers_our_repetition(name: str, times: int) -> None:
+    """It drops a record that it has seen and answers only a fresh one; ours comes with the first timer, not
+    after OpenSSL's second. Data sent afterwards is no replay either."""
+    who = IDENTITIES[name]
+    foreign, mine = Foreign(who, active=False), ours(who, active=True)
+    finals = 0
+
+    def lost(to: int, data: bytes) -> bool:
+        nonlocal finals
+        finals += to == 0 and foreign.connected
+        return to == 0 and foreign.connected and finals <= times
+
+    world = World(mine, foreign, Path(rtt=0.02), lost=lost).run()
+    assert world.connected()
+    assert world.connected_at(0) == pytest.approx(0.02 + sum((0.05, 0.1, 0.2)[:times]) + 0.02)
     check_data(mine, foreign)
 
 

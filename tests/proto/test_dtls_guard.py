@@ -200,7 +200,6 @@ def test_a_flood_of_client_hellos_leaves_room_for_the_real_one(copies: int) -> N
     for number in range(copies):
         world.inject(1, a_client_hello(), number * 0.04 / copies)
     world.run()
-    assert server.statistics().client_hellos <= 64
     assert world.connected()
     check_alive(client, server)
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from voicegate.proto import dtls_wire as wire
+from voicegate.proto.dtls_finished import FinishedRepeater
 from voicegate.proto.dtls_wire import ContentType, Record
 from voicegate.proto.srtp import SrtpProfile
 
@@ -42,6 +43,7 @@ CIPHER_SUITES: Final = {
     0xC009: b"ECDHE-ECDSA-AES128-SHA",
     0xC00A: b"ECDHE-ECDSA-AES256-SHA",
 }
+_AES_128_GCM_SUITES: Final = ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256")
 SERVER_SUITES: Final = frozenset({0xC02B, 0xCCA9, 0xC02C, 0xC009, 0xC00A})
 
 # GCM first: half the CPU of CM with HMAC-SHA1. OpenSSL's server takes its own order (RFC 5764 section 4.1.1).
@@ -189,6 +191,26 @@ class Machine:
         records, problem = wire.split_records_untrusted(b"".join(chunks))
         assert problem is None, "OpenSSL writes whole records"
         return records
+
+    def finished_repeater(self, flight: list[Record]) -> FinishedRepeater | None:
+        """What repeats this flight of ours, a client's, in fresh records; None under rarer cipher suites."""
+        if self._connection.get_cipher_name() not in _AES_128_GCM_SUITES:
+            return None
+        master_secret = self._connection.master_key()
+        client, server = self._connection.client_random(), self._connection.server_random()
+        if master_secret is None or client is None or server is None:
+            return None
+        return FinishedRepeater(flight, master_secret, (client, server))
+
+    def skip_records(self, used: int) -> None:
+        """Make OpenSSL's next record of epoch 1 have a higher number than `used`, which were made elsewhere.
+
+        It encrypts one byte for each number; these records are thrown away, their nonces with them.
+        """
+        self.take_output()
+        number = 0
+        while number < used and self.write(b"\0"):
+            number = int.from_bytes(self.take_output()[-1].raw[5:11], "big")
 
     def peer_certificate(self) -> bytes | None:
         """DER of the certificate the peer proved to own."""

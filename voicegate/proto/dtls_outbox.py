@@ -1,4 +1,5 @@
-"""What a DTLS endpoint sends: records packed into datagrams, and the last flight kept for repetition."""
+"""What a DTLS endpoint sends: records packed into datagrams, and the last flight repeated on a timer of its
+own."""
 
 from __future__ import annotations
 
@@ -8,6 +9,13 @@ from typing import Final
 from voicegate.proto.dtls_openssl import MTU
 from voicegate.proto.dtls_wire import Record
 
+FIRST_TIMEOUT: Final = 0.05  # libwebrtc's; the one second of RFC 6347 section 4.2.4.1 can be heard
+LAST_TIMEOUT: Final = 1.0  # doubling stops here: a call that waits longer is given up by its user
+
+# A repetition that the peer asks for by repeating itself: at most every 20 ms. No amplifier, no echo
+# between two.
+MIN_REPEAT: Final = 0.02
+
 # A flight is 1 to 3 datagrams and a candidate hello brings one flight; the owner drains after every datagram.
 MAX_QUEUE: Final = 64
 
@@ -16,40 +24,47 @@ class Outbox:
     """Datagrams to send. Every plaintext record that leaves has a number of its own, also when it is
     repeated."""
 
-    __slots__ = ("_flight", "_flight_at", "_queue", "_sequence", "dropped", "sent")
+    __slots__ = ("_flight", "_queue", "_sent_at", "_sequence", "_timeout", "dropped", "repeated", "sent")
 
     def __init__(self) -> None:
         self._queue: deque[bytes] = deque()
         self._flight: list[Record] = []
-        self._flight_at = 0.0
+        self._sent_at = 0.0
+        self._timeout = FIRST_TIMEOUT
         self._sequence = 0
         self.sent = 0
+        self.repeated = 0
         self.dropped = 0
 
     def flight(self, records: list[Record], now: float) -> None:
-        """Send a new flight and keep it."""
+        """Send a new flight, keep it and start its timer."""
         self._flight = records
-        self._flight_at = now
+        self._sent_at = now
+        self._timeout = FIRST_TIMEOUT
         self.send(records)
 
-    def replace_flight(self, records: list[Record]) -> None:
-        """Keep a flight, to be sent by the next `repeat`."""
+    def keep(self, records: list[Record]) -> None:
+        """Let this be the flight that the next repetition sends."""
         self._flight = records
 
-    @property
-    def has_flight(self) -> bool:
-        """Whether there is anything to repeat."""
-        return bool(self._flight)
+    def deadline(self) -> float:
+        """When the flight is due again; infinity without one."""
+        return self._sent_at + self._timeout if self._flight else float("inf")
 
-    def repeat(self, now: float, flight: list[Record] | None = None, at_least_after: float = 0.0) -> bool:
-        """Send the last flight again, or an older one that takes its place, unless it left a moment ago."""
-        if flight is not None:
-            self._flight = flight
-        if not self._flight or now < self._flight_at + at_least_after:
-            return False
-        self._flight_at = now
-        self.send(self._flight)
-        return True
+    def repeat(self, now: float) -> None:
+        """The timer fired: send the flight again and wait twice as long (RFC 6347 section 4.2.4.1)."""
+        self._timeout = min(2 * self._timeout, LAST_TIMEOUT)
+        self._repeat(now)
+
+    def may_echo(self, now: float) -> bool:
+        """Whether the flight left long enough ago to be repeated because the peer repeats itself."""
+        return bool(self._flight) and now >= self._sent_at + MIN_REPEAT
+
+    def echo(self, now: float) -> None:
+        """The peer repeats itself, so it lacks our flight (RFC 6347 section 4.2.4); the timer keeps its
+        step."""
+        if self.may_echo(now):
+            self._repeat(now)
 
     def send(self, records: list[Record]) -> None:
         """Pack records into as few datagrams as the MTU allows (RFC 6347 section 4.1.1)."""
@@ -70,6 +85,11 @@ class Outbox:
     def forget(self) -> None:
         """Keep no flight any more; what is queued still goes."""
         self._flight = []
+
+    def _repeat(self, now: float) -> None:
+        self._sent_at = now
+        self.repeated += 1
+        self.send(self._flight)
 
     def _numbered(self, raw: bytes) -> bytes:
         # RFC 6347 section 4.1.2.6: a receiver drops a record number it has seen.
