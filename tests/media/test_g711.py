@@ -80,6 +80,12 @@ def test_any_payload_decodes_or_is_bad(payload: bytes) -> None:
     assert len(pcm) == 6 * len(payload)
 
 
+def test_more_than_120_ms_is_bad() -> None:
+    assert len(G711Decoder(Law.PCMU).decode(bytes(MAX_PAYLOAD))) == 2 * 2880
+    with pytest.raises(BadPacket, match="g711_oversized"):
+        G711Decoder(Law.PCMU).decode(bytes(MAX_PAYLOAD + 1))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 479, 480, 2880])
 def test_concealment_is_exactly_as_long_as_asked(count: int) -> None:
     decoder = G711Decoder(Law.PCMU)

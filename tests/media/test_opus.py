@@ -182,6 +182,17 @@ def test_in_band_fec_restores_the_lost_frame() -> None:
     assert likeness(restored) > likeness(guessed)
 
 
+def test_redundancy_of_an_impossible_length_is_bad() -> None:
+    payload = OpusEncoder(application=Application.VOIP).encode(voice_like(0.02))
+    with pytest.raises(BadPacket, match="opus_corrupt"):
+        OpusDecoder().decode_fec(payload, 7)
+
+
+def test_settings_that_libopus_refuses_are_told() -> None:
+    with pytest.raises(OpusUnavailable, match="refuses"):
+        OpusEncoder(complexity=11)
+
+
 def test_low_delay_has_no_fec_to_give() -> None:
     encoder = OpusEncoder()
     encoder.expect_loss(20)

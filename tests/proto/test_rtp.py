@@ -72,6 +72,10 @@ def test_audio_level_of_rfc_6464() -> None:
     assert audio_level(packet, 2) is None
 
 
+def test_no_extensions_at_all() -> None:
+    assert extension_value(parse_rtp_untrusted(PLAIN), 1) is None
+
+
 def test_mid() -> None:
     packet = RtpPacket(False, 0, 0, 0, 0, b"", b"\xbe\xde\x00\x02\x30a\x41\xff\x30\x00\x00\x00")
     assert mid(packet, 3) == "a"

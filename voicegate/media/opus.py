@@ -6,17 +6,18 @@ libopus inside PyAV's wheel does all three, so it is called through ctypes, with
 The codec state lives in a buffer that Python owns (`opus_*_get_size` and `opus_*_init`), so that there is
 nothing to leak: `close` drops it, and so does the end of the object.
 
-Measured (libopus 1.6.1, 20-ms frames of a voice-like signal, 32 kbit/s, one core of a shared 2-core machine,
-microseconds with ctypes' own cost):
+Measured (libopus 1.6.1, 20-ms frames of a voice-like signal, 32 kbit/s, best of seven on one core of a shared
+2-core machine; microseconds with ctypes' own cost):
 
     application           complexity   encode   decode   look-ahead
-    VOIP (SILK, hybrid)        5         185      37       6.5 ms
-    AUDIO                      5          64      27       6.5 ms
-    RESTRICTED_LOWDELAY        5          63      27       2.5 ms
-    RESTRICTED_LOWDELAY        9          91      28       2.5 ms
+    VOIP (SILK, hybrid)        5         190      36       6.5 ms
+    AUDIO                      5          46      20       6.5 ms
+    AUDIO                      9         198      30       6.5 ms
+    RESTRICTED_LOWDELAY        5          47      21       2.5 ms
+    RESTRICTED_LOWDELAY        9          66      24       2.5 ms
 
 So the default is RESTRICTED_LOWDELAY at complexity 5: the same CELT layer as AUDIO at the same cost, 4 ms
-sooner. It cannot send in-band FEC: that needs VOIP or AUDIO with an expected loss, at three times the cost,
+sooner. It cannot send in-band FEC: that needs VOIP or AUDIO with an expected loss, at four times the cost,
 and is worth it only towards a client that reports loss.
 """
 
@@ -110,11 +111,11 @@ class OpusDecoder:
         left = samples - samples % _PLC_STEP
         while left:
             size = min(left, MAX_SAMPLES)
-            if self._decode(self._address, None, 0, self._out, size, 0) != size:
-                break  # nothing to go on from: silence
+            done = self._decode(self._address, None, 0, self._out, size, 0)
+            assert done == size, "libopus conceals whole steps from any state, from the first one silence"
             parts.append(self._pcm[: 2 * size].tobytes())
             left -= size
-        parts.append(bytes(2 * (samples % _PLC_STEP + left)))
+        parts.append(bytes(2 * (samples % _PLC_STEP)))
         return b"".join(parts)
 
     def fec_samples(self, payload: bytes) -> int:
