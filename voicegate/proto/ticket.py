@@ -63,7 +63,7 @@ class Ticket(NamedTuple):
 class TicketKeys:
     """Mints and opens tickets. Not for use by two threads at once: each thread takes its own `clone`."""
 
-    __slots__ = ("_decrypt", "_encrypt", "_keys", "_minting")
+    __slots__ = ("_decrypt", "_encrypt", "_keys", "_macs", "_minting")
 
     def __init__(self, keys: Mapping[int, tuple[bytes, bytes]], minting: int) -> None:
         """`keys`: by key id, the AES-128 key of tickets and the HMAC key of passwords."""
@@ -72,6 +72,8 @@ class TicketKeys:
         self._keys = dict(keys)
         self._minting = minting
         self._encrypt = {key_id: Cipher(AES(pair[0]), ECB()).encryptor() for key_id, pair in keys.items()}
+        # Copying a keyed HMAC costs half of keying one.
+        self._macs = {key_id: hmac.new(pair[1], digestmod="sha256") for key_id, pair in keys.items()}
         self._decrypt = {key_id: Cipher(AES(pair[0]), ECB()).decryptor() for key_id, pair in keys.items()}
 
     def clone(self) -> TicketKeys:
@@ -126,10 +128,12 @@ class TicketKeys:
 
     def password(self, ufrag: bytes) -> bytes:
         """The ICE password of a ticket (24 characters). BadPacket(`ticket_key`) when its key is not known."""
-        pair = self._keys.get(_VALUES[ufrag[0]] >> 3) if ufrag else None
-        if pair is None:
+        keyed = self._macs.get(_VALUES[ufrag[0]] >> 3) if ufrag else None
+        if keyed is None:
             raise BadPacket("ticket_key")
-        return b2a_base64(hmac.digest(pair[1], ufrag, "sha256"), newline=False)[:PASSWORD_LENGTH]
+        mac = keyed.copy()
+        mac.update(ufrag)
+        return b2a_base64(mac.digest(), newline=False)[:PASSWORD_LENGTH]
 
 
 def expired(ticket: Ticket, wall: float) -> bool:

@@ -74,6 +74,7 @@ class Flow:
         "name",
         "port",
         "route",
+        "source",
         "transaction",
         "transceiver_seen",
     )
@@ -88,6 +89,7 @@ class Flow:
         """Index of the public socket it talks to."""
         self.route = route
         self.holder = holder
+        self.source = _source(client)
         self.frame_header = frame_header(client)
         self.transaction: bytes | None = transaction
         """That of the last check while the flow is provisional; None: confirmed."""
@@ -129,7 +131,7 @@ class RelayCore:
         self._provisional: OrderedDict[ClientAddress, Flow] = OrderedDict()
         self._confirmed: OrderedDict[ClientAddress, Flow] = OrderedDict()
         self._holders: dict[bytes, Holder] = {}
-        self._sources: Counter[bytes] = Counter()
+        self._sources: dict[bytes, int] = {}
 
     def from_client(
         self, data: bytes, client: ClientAddress, name: bytes, port: int, now: float, wall: float
@@ -244,14 +246,14 @@ class RelayCore:
         Evicting the oldest provisional flow, rather than refusing the new one, means that whoever replays
         a captured check must do so within the transceiver's answering time to be in the way.
         """
-        waiting = [flow for flow in holder.flows if flow.transaction is not None]
-        if len(waiting) >= MAX_PROVISIONAL_PER_TICKET or (
-            waiting and len(holder.flows) >= MAX_FLOWS_PER_TICKET
-        ):
-            self._remove(waiting[0], "ticket_flows")
-        elif len(holder.flows) >= MAX_FLOWS_PER_TICKET:
-            raise BadPacket("ticket_flows")
-        if self._sources[_source(client)] >= self._share:
+        if len(holder.flows) >= MAX_PROVISIONAL_PER_TICKET:
+            waiting = [flow for flow in holder.flows if flow.transaction is not None]
+            full = len(holder.flows) >= MAX_FLOWS_PER_TICKET
+            if len(waiting) >= MAX_PROVISIONAL_PER_TICKET or (waiting and full):
+                self._remove(waiting[0], "ticket_flows")
+            elif full:
+                raise BadPacket("ticket_flows")
+        if self._sources.get(_source(client), 0) >= self._share:
             raise BadPacket("source_flows")
         if self._provisional and (
             len(self._provisional) >= self._share or len(self.flows) >= self._max_flows
@@ -264,8 +266,9 @@ class RelayCore:
         flow.checked = now
         self.flows[flow.client] = flow
         self._provisional[flow.client] = flow
-        self._holders.setdefault(flow.holder.ufrag, flow.holder).flows.append(flow)
-        self._sources[_source(flow.client)] += 1
+        self._holders[flow.holder.ufrag] = flow.holder
+        flow.holder.flows.append(flow)
+        self._sources[flow.source] = self._sources.get(flow.source, 0) + 1
         flow.route.flows += 1
         return flow
 
@@ -281,10 +284,9 @@ class RelayCore:
         holder.flows.remove(flow)
         if not holder.flows:
             del self._holders[holder.ufrag]
-        source = _source(client)
-        self._sources[source] -= 1
-        if not self._sources[source]:
-            del self._sources[source]
+        self._sources[flow.source] -= 1
+        if not self._sources[flow.source]:
+            del self._sources[flow.source]
         flow.route.flows -= 1
 
 
