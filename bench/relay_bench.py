@@ -2,10 +2,9 @@
 
     python -m bench.relay_bench [--seconds 3] [--clients 32] [--size 160] [--batching auto|off]
 
-The data plane runs in this process, on its own thread; load and sinks are child processes. The CPU time is that
-of the data plane's thread (user and system), so the kernel's work for its system calls is in it and a
-busy machine disturbs the figure little. On loopback it also holds the
-delivery into the receiver's socket.
+The data plane runs in this process, on its own thread; load and sinks are child processes. The CPU time is
+that of the data plane's thread (user and system), so the kernel's work for its system calls is in it and a
+busy machine disturbs the figure little. On loopback it also holds the delivery into the receiver's socket.
 """
 
 from __future__ import annotations
@@ -70,7 +69,9 @@ def first_packet() -> None:
     packets = {
         "first packet: flow made": list(zip(checks, clients, strict=True)),
         "check of a known flow": list(zip(checks, clients, strict=True)),
-        "forged ticket: refused": [(data.replace(b"A", b"B"), clients[0]) for data in checks],
+        "forged ticket: refused": [
+            (check(ticket[:9] + ticket[8:9] + ticket[10:], 0, b"p" * 24), clients[0]) for ticket in tickets
+        ],
         "wrong password: refused": [
             (check(ticket, 0, b"p" * 24), clients[0][:-1] + b"x") for ticket in tickets
         ],
