@@ -1,11 +1,15 @@
 // One call: microphone, offer, answer, connection, hang-up. Knows nothing of the page; it tells what happens
 // through events ("change", "milestone", "log", "hint", "remote", "server") and ends with exactly one "over".
 
+import { candidatesOf, errorOf, isLoopback, secondsOf } from "./replies.js";
+
 const CALLS = "/v1/realtime/calls";
 const POST_TIMEOUT_MS = 15_000; // longer than the server's own wait for a transceiver
 const CONNECT_TIMEOUT_MS = 20_000; // browsers give up on a candidate pair after about 15 s
 const SLOW_MS = 4_000; // a call over a 200-ms path is up in well under a second
 const POLL_MS = 1_000;
+const POLL_WAIT_MAX_MS = 8_000; // between polls of a server that does not answer
+const GOODBYE_MS = 1_000; // for the hang-up's reply, before the connection is closed without it
 
 /** Why there is no call: `kind` chooses the words (messages.js), `facts` fill them. */
 export class Problem extends Error {
@@ -30,6 +34,7 @@ export class Call extends EventTarget {
   #location = null;
   #candidates = [];
   #timers = new Set();
+  #pollWait = POLL_MS; // doubles while HTTP gets no answer
   #over = false;
 
   constructor(settings) {
@@ -62,8 +67,9 @@ export class Call extends EventTarget {
   hangUp() {
     if (this.#over) return;
     this.#log("you", this.state === "connected" ? "Hung up" : "Cancelled");
-    this.#tellServer();
-    this.#finish("ended", { reason: "you", wasConnected: this.state === "connected" });
+    // Closing first would let the DTLS close overtake the request, which then finds no call.
+    const answered = this.#tellServer();
+    this.#finish("ended", { reason: "you", wasConnected: this.state === "connected" }, answered);
   }
 
   /** The page goes away: no time for anything but one request that outlives it. */
@@ -124,6 +130,7 @@ export class Call extends EventTarget {
     try {
       await this.peer.setRemoteDescription({ type: "answer", sdp });
     } catch (error) {
+      if (this.#over) return; // cancelled meanwhile, and the server told
       this.#tellServer();
       throw new Problem("bad_answer", { message: error.message });
     }
@@ -185,7 +192,7 @@ export class Call extends EventTarget {
     });
     peer.addEventListener("track", (event) => {
       const stream = event.streams[0] ?? new MediaStream([event.track]);
-      this.#emit("remote", { stream });
+      if (!this.#over) this.#emit("remote", { stream });
     });
   }
 
@@ -193,7 +200,10 @@ export class Call extends EventTarget {
     const transport = this.peer.getSenders()[0]?.transport;
     transport?.addEventListener("statechange", () => {
       this.#log("browser", `DTLS ${transport.state}`);
-      if (transport.state === "connected") this.#mark("dtls");
+      if (transport.state === "connected") {
+        this.#mark("ice"); // its own event may come later, the fact cannot
+        this.#mark("dtls");
+      }
       if (transport.state === "closed") this.#closedByServer();
     });
   }
@@ -244,7 +254,7 @@ export class Call extends EventTarget {
 
   async #poll() {
     const known = await this.#askServer();
-    if (known && !this.#over) this.#after(POLL_MS, () => this.#poll());
+    if (known && !this.#over) this.#after(this.#pollWait, () => this.#poll());
   }
 
   /** Reads the call's status once; false when there is nothing more to ask. */
@@ -254,8 +264,10 @@ export class Call extends EventTarget {
     try {
       reply = await fetch(this.#location, { headers: this.#authorization(), cache: "no-store" });
     } catch {
+      this.#pollWait = Math.min(this.#pollWait * 2, POLL_WAIT_MAX_MS);
       return true; // the call itself does not need HTTP; a later poll may get through
     }
+    this.#pollWait = POLL_MS;
     if (this.#over) return false;
     if (reply.status === 404 && this.server) {
       this.#finish("ended", { reason: "gone" });
@@ -279,13 +291,13 @@ export class Call extends EventTarget {
 
   async #endWithReason(fallback) {
     await this.#askServer();
-    this.#finish("ended", { reason: fallback });
+    this.#finish("ended", { reason: this.#pollWait > POLL_MS ? "server_gone" : fallback });
   }
 
   #tellServer() {
-    if (!this.#location) return;
+    if (!this.#location) return null;
     const sent = fetch(`${this.#location}/hangup`, { method: "POST", headers: this.#authorization(), keepalive: true });
-    sent.catch((error) => this.#log("browser", `The hang-up did not reach the server: ${error.message}`));
+    return sent.catch((error) => this.#log("browser", `The hang-up did not reach the server: ${error.message}`));
   }
 
   #authorization() {
@@ -314,12 +326,14 @@ export class Call extends EventTarget {
     this.#finish("error", { problem });
   }
 
-  #finish(state, outcome) {
+  /** @param {Promise|null} goodbye what the connection may stay open for, silent */
+  #finish(state, outcome, goodbye = null) {
     if (this.#over) return;
     this.#over = true;
     for (const timer of this.#timers) clearTimeout(timer);
     if (this.#microphone) stopAll(this.#microphone);
-    this.peer.close();
+    if (goodbye) Promise.race([goodbye, new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))]).then(() => this.peer.close());
+    else this.peer.close();
     const lasted = "dtls" in this.milestones ? this.elapsed - this.milestones.dtls : 0;
     this.state = state;
     this.#emit("over", { lasted, ...outcome });
@@ -362,29 +376,4 @@ function microphoneProblem(error) {
 function askForNoDelay(receiver) {
   if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
   if ("playoutDelayHint" in receiver) receiver.playoutDelayHint = 0;
-}
-
-function candidatesOf(sdp) {
-  return [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) (\d+) /gm)].map(([, address, port]) => ({ address, port }));
-}
-
-function isLoopback(address) {
-  return address.startsWith("127.") || address === "::1";
-}
-
-/** The contract's error body, or nothing. */
-function errorOf(body) {
-  try {
-    const { message, code, param } = JSON.parse(body).error;
-    return { message, code, param };
-  } catch {
-    return {};
-  }
-}
-
-/** Retry-After is seconds or a date (RFC 9110 10.2.3). */
-function secondsOf(header) {
-  if (!header) return 5;
-  const seconds = /^\d+$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
-  return Number.isFinite(seconds) ? Math.min(Math.max(Math.ceil(seconds), 1), 120) : 5;
 }

@@ -137,6 +137,7 @@ const ENDINGS = [
   { names: ["remote_close", "bye"], title: "The connection was closed", text: "The server saw this browser close it." },
   { names: ["fingerprint_mismatch", "handshake_failed"], title: "The line could not be secured", text: "The server rejected the DTLS handshake; something between it and this browser may have changed it." },
   { names: ["setup_timeout"], title: "The connection did not come up in time", text: "The server stopped waiting for it." },
+  { names: ["server_gone"], title: "The server is gone", text: "Neither media nor HTTP gets an answer; voicegate may have been stopped, or this machine is offline." },
   { names: ["closed"], title: "The server ended the call", text: "It closed the connection without giving a reason." },
   { names: ["gone"], title: "The server no longer knows the call", text: "It may have been restarted." },
 ];

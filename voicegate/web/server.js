@@ -1,9 +1,10 @@
-// What the server says of the call, as pairs of words. The page knows no fixed list: what it is given, it shows.
+// What the server says of the call, as pairs of words. The page knows no fixed list: what it is given, it shows,
+// less what is shown elsewhere (the id) or says nothing (zeros).
 
 const ROWS = 40; // enough for every number of one call; a runaway reply must not fill the page
 
 export function showServer(list, status) {
-  const rows = flatten(status, "").slice(0, ROWS);
+  const rows = flatten({ ...status, id: null, object: null }, "").slice(0, ROWS);
   list.replaceChildren(
     ...rows.map(([name, value]) => {
       const row = document.createElement("div");
@@ -21,7 +22,7 @@ export function showServer(list, status) {
 function flatten(object, group) {
   return Object.entries(object).flatMap(([key, value]) => {
     const name = `${group} ${key.replaceAll("_", " ")}`.trim();
-    if (value === null || value === "") return [];
+    if (value === null || value === "" || value === 0) return [];
     if (key === "milestones" && typeof value === "object") {
       return Object.entries(value).map(([step, at]) => [`${step.replaceAll("_", " ")} after`, `${word(at)} ms`]);
     }
