@@ -489,7 +489,8 @@ async def test_unreachable() -> None:
         port = probe.getsockname()[1]
     with trio.fail_after(TIMEOUT):
         assert (await Call(f"ws://127.0.0.1:{port}").lost()).reason == "agent_unreachable"
-        assert (await Call("ws://no-such-host.invalid").lost()).reason == "agent_unreachable"
+        for host in ("no-such-host.invalid", "a" * 300, "a..b"):
+            assert (await Call(f"ws://{host}").lost()).reason == "agent_unreachable"
 
 
 async def test_refused_and_the_key_is_in_no_log() -> None:

@@ -16,6 +16,7 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
@@ -82,6 +83,17 @@ class AgentReady:
 AgentEvent = AgentReady | ServerEvent
 
 
+class _Life(Enum):
+    CONNECTING = auto()
+    """Until `session.created`."""
+    CONFIGURING = auto()
+    """Our `session.update` is out."""
+    READY = auto()
+    CLOSING = auto()
+    """`close` was called; the peer's close frame is waited for."""
+    OVER = auto()
+
+
 class RealtimeAgent:
     """A call's agent over its Realtime WebSocket. One Trio thread; `run` once.
 
@@ -109,7 +121,7 @@ class RealtimeAgent:
         self._log = get_logger(__name__).bind(call=call_id)
         self._scope = trio.CancelScope()
         self._wire: WebSocket | None = None
-        self._state = "connecting"
+        self._life = _Life.CONNECTING
         self._outbox = _Outbox()
         self._odd: tuple[str, bytes] = ("", b"")
         self._counts: Counter[str] = Counter()
@@ -118,16 +130,16 @@ class RealtimeAgent:
     def send_audio_nowait(self, pcm: bytes) -> None:
         """Microphone audio, s16le at 24 kHz mono. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
         wire = self._wire
-        if self._state == "ready" and wire is not None and wire.clear and not self._outbox:
+        if self._life is _Life.READY and wire is not None and wire.clear and not self._outbox:
             wire.send_text_nowait(realtime.encode_append(pcm))
-        elif self._state != "over":
+        elif self._life is not _Life.OVER:
             self._counts["audio_bytes_dropped"] += self._outbox.push_audio(pcm)
 
     def send_event_nowait(self, event: Mapping[str, Any] | bytes) -> bool:
         """A client event, as an object or as JSON. False: the agent takes nothing and too much waits
         already."""
         data = event if isinstance(event, bytes) else realtime.encode_event(event)
-        if self._state == "over" or not self._outbox.push_event(data):
+        if self._life is _Life.OVER or not self._outbox.push_event(data):
             self._counts["events_dropped"] += 1
             return False
         self._send_waiting()
@@ -142,19 +154,19 @@ class RealtimeAgent:
             with self._scope:
                 await self._run(task_status)
         except AgentLost as lost:
-            if self._state == "closing" and lost.reason == "agent_closed":
+            if self._life is _Life.CLOSING:
                 return
             self._log.warning("agent lost", reason=lost.reason, detail=lost.detail, **self._counts)
             raise
         finally:
-            self._state = "over"
+            self._life = _Life.OVER
             if self._wire is not None:
                 self._wire.close()
 
     def close(self) -> None:
         """End the session cleanly; `run` returns within `CLOSE_SECONDS`."""
-        if self._wire is not None and self._state != "over":
-            self._state = "closing"
+        if self._wire is not None and self._life is not _Life.OVER:
+            self._life = _Life.CLOSING
             self._wire.begin_close()
             self._scope.deadline = trio.current_time() + CLOSE_SECONDS
         else:
@@ -180,7 +192,7 @@ class RealtimeAgent:
                     ssl_context=self._tls,
                 )
                 self._wire = wire
-                while self._state == "connecting":
+                while self._life is _Life.CONNECTING:
                     await self._receive(wire)
         except trio.TooSlowError:
             raise AgentLost("agent_timeout", "no session.created in time") from None
@@ -206,9 +218,9 @@ class RealtimeAgent:
     async def _pump(self, wire: WebSocket, task_status: trio.TaskStatus[None]) -> None:
         wire.send_text_nowait(realtime.encode_session_update(self._session, "voicegate_session"))
         with trio.move_on_after(CONFIGURE_SECONDS):
-            while self._state == "configuring":
+            while self._life is _Life.CONFIGURING:
                 await self._receive(wire)
-        if self._state == "configuring":
+        if self._life is _Life.CONFIGURING:
             self._log.warning("agent did not confirm the session's settings", seconds=CONFIGURE_SECONDS)
             self._become_ready(configured=False)
         task_status.started()
@@ -226,7 +238,7 @@ class RealtimeAgent:
                 self._on_audio(event)
             else:
                 self._on_event(event)
-                if self._state in ("connecting", "configuring"):
+                if self._life in (_Life.CONNECTING, _Life.CONFIGURING):
                     self._advance(event)
         if self._bad_events + wire.oversized > MAX_BAD_EVENTS:
             raise AgentLost("agent_protocol", "too many events that cannot be read")
@@ -234,11 +246,11 @@ class RealtimeAgent:
     def _advance(self, event: ServerEvent) -> None:
         """The steps from connected to ready."""
         match event:
-            case OtherEvent("session.created") if self._state == "connecting":
-                self._state = "configuring"
-            case OtherEvent("session.updated") if self._state == "configuring":
+            case OtherEvent("session.created") if self._life is _Life.CONNECTING:
+                self._life = _Life.CONFIGURING
+            case OtherEvent("session.updated") if self._life is _Life.CONFIGURING:
                 self._become_ready(configured=True)
-            case AgentError() if self._state == "configuring":
+            case AgentError() if self._life is _Life.CONFIGURING:
                 # It would not take some of our settings. It may well work with its own.
                 self._log.warning(
                     "agent refused the session's settings", code=event.code, message=event.message
@@ -246,7 +258,7 @@ class RealtimeAgent:
                 self._become_ready(configured=False)
 
     def _become_ready(self, *, configured: bool) -> None:
-        self._state = "ready"
+        self._life = _Life.READY
         self._send_waiting()
         self._on_event(AgentReady(configured))
 
@@ -275,7 +287,7 @@ class RealtimeAgent:
 
     def _send_waiting(self) -> None:
         wire = self._wire
-        while self._state == "ready" and wire is not None and wire.clear and self._outbox:
+        while self._life is _Life.READY and wire is not None and wire.clear and self._outbox:
             wire.send_text_nowait(self._outbox.pop())
 
 

@@ -43,6 +43,9 @@ _SEND_BUFFER: Final = 262_144
 """SO_SNDBUF: about 4 s of microphone audio. Linux would grow it to megabytes, and audio that is late by a
 minute."""
 
+_MAX_DETAIL: Final = 200
+"""A library's message may quote what the peer sent."""
+
 
 class AgentLost(Exception):
     """The agent cannot be used any more.
@@ -107,7 +110,7 @@ class WebSocket:
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
         try:
             stream = await trio.open_tcp_stream(host, port)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that IDNA cannot write
             raise AgentLost("agent_unreachable", _why(error)) from error
         # From here on the plain socket: Trio's object offers no way to write without an await.
         sock = socket.socket(fileno=stream.socket.detach())
@@ -122,7 +125,7 @@ class WebSocket:
             self = cls(sock, tls, max_message)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             await self._shake_hands(parts.netloc.rpartition("@")[2], target, headers)
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, ValueError) as error:  # ssl.SSLError; a name that TLS cannot check
             sock.close()
             raise AgentLost("agent_unreachable", _why(error)) from error
         except BaseException:
@@ -320,7 +323,10 @@ class _Tls:
                 self._incoming.write(data)
 
     def encrypt(self, data: bytes) -> bytes:
-        self._object.write(data)
+        try:
+            self._object.write(data)
+        except ssl.SSLError:
+            return b""  # the peer ended TLS, which `receive` is told as well
         return self._outgoing.read()
 
     def decrypt(self, data: bytes) -> bytes:
@@ -383,4 +389,4 @@ def _send(sock: socket.socket, data: bytes | bytearray) -> int:
 
 
 def _why(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return (str(error) or type(error).__name__)[:_MAX_DETAIL]

@@ -24,7 +24,7 @@ import msgspec
 from voicegate.agents.parrot import conversation, settings
 from voicegate.agents.parrot.conversation import Conversation, Item
 from voicegate.agents.parrot.errors import Refused
-from voicegate.agents.parrot.reply import Reply, words_for
+from voicegate.agents.parrot.reply import Reply, Wish, words_for
 from voicegate.agents.parrot.turns import MAX_TURN_BYTES, InputBuffer, Started, Stopped, TurnDetector
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
@@ -51,9 +51,12 @@ class ParrotSession:
         turn_detection: bool = True,
     ) -> None:
         self._new_id = new_id
-        self._id = new_id("sess")
+        self._identity = {
+            "id": new_id("sess"),
+            "object": "realtime.session",
+            "expires_at": int(wall + MAX_SESSION_SECONDS),
+        }
         self._conversation_id = new_id("conv")
-        self._expires_wall = int(wall + MAX_SESSION_SECONDS)
         self._expires_at = now + MAX_SESSION_SECONDS
         self._has_turn_detection = turn_detection
         self._settings = settings.Session(model=model or "parrot")
@@ -132,13 +135,7 @@ class ParrotSession:
         self._emit({"type": "session.updated", "session": self._session_body()})
 
     def _session_body(self) -> dict[str, Any]:
-        body: dict[str, Any] = msgspec.to_builtins(self._settings)
-        return {
-            **body,
-            "id": self._id,
-            "object": "realtime.session",
-            "expires_at": self._expires_wall,
-        }
+        return {**msgspec.to_builtins(self._settings), **self._identity}
 
     def _new_detector(self) -> TurnDetector | None:
         detection = self._settings.audio.input.turn_detection
@@ -290,7 +287,7 @@ class ParrotSession:
     # --- responses ----------------------------------------------------------------------------------
 
     def _on_response_create(self, event: dict[str, Any], now: float) -> None:
-        wish = settings.converted(event.get("response") or {}, _ResponseWish, "response")
+        wish = settings.converted(event.get("response") or {}, Wish, "response")
         if self._reply is not None:
             raise Refused(
                 "conversation_already_has_active_response",
@@ -306,12 +303,12 @@ class ParrotSession:
         self._owes_reply = False
         self._cancel("client_cancelled")
 
-    def _respond(self, now: float, wish: _ResponseWish | None = None) -> None:
+    def _respond(self, now: float, wish: Wish | None = None) -> None:
         """Begin a response; one at a time, so a turn that ends during one is answered behind it."""
         self._owes_reply = self._reply is not None
         if self._owes_reply:
             return
-        wish = wish or _ResponseWish()
+        wish = wish or Wish()
         modalities = wish.output_modalities or self._settings.output_modalities
         heard = self._conversation.last_user_message()
         if wish.input is not None:
@@ -355,23 +352,6 @@ class ParrotSession:
 
     def _emit(self, event: dict[str, Any]) -> None:
         self._out.append(realtime.encode_event(event, self._new_id("event")))
-
-
-class _ResponseWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`response.create`: what the parrot heeds, and what it takes and has no use for."""
-
-    conversation: Literal["auto", "none"] = "auto"
-    output_modalities: list[Literal["text", "audio"]] | None = None
-    metadata: dict[str, str] | None = None
-    input: list[Any] | None = None
-    instructions: str | None = None
-    audio: dict[str, Any] | None = None
-    max_output_tokens: int | str | None = None
-    parallel_tool_calls: bool | None = None
-    prompt: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
-    tool_choice: Any = None
-    tools: list[Any] | None = None
 
 
 _HANDLERS: Final[dict[str, Callable[[ParrotSession, dict[str, Any], float], None]]] = {

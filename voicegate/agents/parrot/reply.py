@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import msgspec
+
 from voicegate.agents.parrot.conversation import Conversation, Item, assistant_message
 from voicegate.proto.realtime import BYTES_PER_MS
 
@@ -20,6 +22,23 @@ DELTA_BYTES: Final = 160 * BYTES_PER_MS
 DELTA_SECONDS: Final = 0.040
 
 Emit = Callable[[dict[str, Any]], None]
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`response.create`: what the parrot heeds, and what it takes and has no use for."""
+
+    conversation: Literal["auto", "none"] = "auto"
+    output_modalities: list[Literal["text", "audio"]] | None = None
+    metadata: dict[str, str] | None = None
+    input: list[Any] | None = None
+    instructions: str | None = None
+    audio: dict[str, Any] | None = None
+    max_output_tokens: int | str | None = None
+    parallel_tool_calls: bool | None = None
+    prompt: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    tool_choice: Any = None
+    tools: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
