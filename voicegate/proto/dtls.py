@@ -256,7 +256,7 @@ class DtlsEndpoint:
         # A server whose Finished we have lacks nothing any more.
         if not (self._active and self._state is _State.CONNECTED) and self._outbox.may_echo(now):
             self._refresh_flight()
-            self._outbox.echo(now)
+            self._outbox.repeat(now)
 
     def _receive_encrypted(self, record: Record, now: float) -> None:
         if self._machine is None:
@@ -333,7 +333,7 @@ class DtlsEndpoint:
             return
         self._state = _State.CONNECTED
         if not self._active:
-            self._outbox.flight(machine.take_output(), now)
+            self._outbox.flight(_after_plaintext(machine.take_output()), now)
         elif self._repeater is not None:
             machine.skip_records(self._repeater.used)
             self._repeater = None
@@ -388,3 +388,8 @@ def _after_hello(flight: list[Record]) -> list[Record]:
         or record.content_type != ContentType.HANDSHAKE
         or record.payload[0] != HandshakeType.CLIENT_HELLO
     ]
+
+
+def _after_plaintext(flight: list[Record]) -> list[Record]:
+    """A server's last flight, ChangeCipherSpec and Finished, without the one before it, likewise repeated."""
+    return [record for record in flight if record.epoch or record.content_type != ContentType.HANDSHAKE]

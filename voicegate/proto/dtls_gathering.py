@@ -165,7 +165,8 @@ class ServerGathering:
             if candidate.hello == hello:
                 candidate.touched = now
                 self._outbox.keep(candidate.flight)
-                self._outbox.echo(now)
+                if self._outbox.may_echo(now):
+                    self._outbox.repeat(now)
                 return
         if len(self._candidates) >= MAX_CANDIDATES:
             oldest = min(self._candidates, key=lambda candidate: candidate.touched)

@@ -12,10 +12,6 @@ from voicegate.proto.dtls_wire import Record
 FIRST_TIMEOUT: Final = 0.05  # libwebrtc's; the one second of RFC 6347 section 4.2.4.1 can be heard
 LAST_TIMEOUT: Final = 1.0  # doubling stops here: a call that waits longer is given up by its user
 
-# A repetition that the peer asks for by repeating itself: at most every 20 ms. No amplifier, no echo
-# between two.
-MIN_REPEAT: Final = 0.02
-
 # A flight is 1 to 3 datagrams and a candidate hello brings one flight; the owner drains after every datagram.
 MAX_QUEUE: Final = 64
 
@@ -52,19 +48,20 @@ class Outbox:
         return self._sent_at + self._timeout if self._flight else float("inf")
 
     def repeat(self, now: float) -> None:
-        """The timer fired: send the flight again and wait twice as long (RFC 6347 section 4.2.4.1)."""
+        """Send the flight again, and wait twice as long for the next time (RFC 6347 section 4.2.4.1)."""
+        self._sent_at = now
         self._timeout = min(2 * self._timeout, LAST_TIMEOUT)
-        self._repeat(now)
+        self.repeated += 1
+        self.send(self._flight)
 
     def may_echo(self, now: float) -> bool:
-        """Whether the flight left long enough ago to be repeated because the peer repeats itself."""
-        return bool(self._flight) and now >= self._sent_at + MIN_REPEAT
+        """Whether to repeat the flight because the peer repeats its own, so lacks ours (RFC 6347 section
+        4.2.4).
 
-    def echo(self, now: float) -> None:
-        """The peer repeats itself, so it lacks our flight (RFC 6347 section 4.2.4); the timer keeps its
-        step."""
-        if self.may_echo(now):
-            self._repeat(now)
+        Half of the timer must have passed: a peer that doubles its timer too is always answered, and
+        neither a network that doubles packets nor a forger makes an amplifier of us.
+        """
+        return bool(self._flight) and now >= self._sent_at + self._timeout / 2
 
     def send(self, records: list[Record]) -> None:
         """Pack records into as few datagrams as the MTU allows (RFC 6347 section 4.1.1)."""
@@ -85,11 +82,6 @@ class Outbox:
     def forget(self) -> None:
         """Keep no flight any more; what is queued still goes."""
         self._flight = []
-
-    def _repeat(self, now: float) -> None:
-        self._sent_at = now
-        self.repeated += 1
-        self.send(self._flight)
 
     def _numbered(self, raw: bytes) -> bytes:
         # RFC 6347 section 4.1.2.6: a receiver drops a record number it has seen.
