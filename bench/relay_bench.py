@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from voicegate.net.udp import Arena, UdpSocket, open_udp, socket_name, uses_mmsg
+from voicegate.net.names import socket_name
+from voicegate.net.udp import Arena, UdpSocket, open_udp, uses_mmsg
 from voicegate.proto import stun
 from voicegate.proto.address import ClientAddress, join_host_port, pack_address
 from voicegate.proto.keys import ClusterKeys

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from voicegate.net.names import name_address, socket_name
 from voicegate.net.udp import (
     BATCH,
     HAS_MMSG,
@@ -20,9 +21,7 @@ from voicegate.net.udp import (
     MmsgSocket,
     PlainSocket,
     UdpSocket,
-    name_address,
     open_udp,
-    socket_name,
 )
 
 MODES = [pytest.param("auto", marks=pytest.mark.skipif(not HAS_MMSG, reason="needs Linux")), "off"]
@@ -158,6 +157,14 @@ def test_a_full_socket_buffer_drops_the_rest_and_counts(monkeypatch: pytest.Monk
     assert batched.send_batch([(("127.0.0.1", 9), b"x")] * 5) == 2
     assert batched.statistics() == {"send_full": 3}
     batched.close()
+
+
+def test_an_address_that_is_none_is_skipped(pair: tuple[UdpSocket, UdpSocket]) -> None:
+    one, two = pair
+    bad = [("nowhere", 1), ("127.0.0.1", 65536)]
+    assert one.send_batch([(bad[0], b"x"), (two.address(), b"good"), (bad[1], b"x")]) == 1
+    assert receive_all(two, 1) == [(one.address(), b"good")]
+    assert one.statistics() == {"address": 2}
 
 
 def test_ipv6_sockets_leave_ipv4_alone(batching: Batching) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicegate.net.udp import socket_name
+from voicegate.net.names import socket_name
 from voicegate.proto import stun
 from voicegate.proto.address import ClientAddress, pack_address
 from voicegate.proto.keys import ClusterKeys

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from voicegate.net.udp import HAS_MMSG, Arena, Batching, UdpSocket, open_udp, socket_name
+from voicegate.net.names import socket_name
+from voicegate.net.udp import HAS_MMSG, Arena, Batching, UdpSocket, open_udp
 from voicegate.proto import stun
 from voicegate.proto.address import ClientAddress, join_host_port, pack_address
 from voicegate.proto.keys import ClusterKeys

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import ipaddress
 import socket
 import struct
 import sys
@@ -28,25 +27,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
+from voicegate.net.names import NAME_LENGTH, Address, name_address, name_sockaddr, socket_name
+
 BATCH = 64
 """Datagrams per receiving call. The cost per packet is flat from about 32 on; 64 slots of 2 KiB stay in
 L2."""
 SLOT = 2048
 HEADROOM = 32
 """A link header and an IPv6 frame header (10 + 21 bytes) fit before the payload."""
-NAME_LENGTH = 28
 MAX_SPANS = 64
 """Pieces per gathered datagram: a bundle holds a batch at most."""
 SOCKET_BUFFER = 4 << 20
 """Bytes asked for each way: 200 ms of 20,000 packets per second at the kernel's 768 bytes of truesize and
 more each. The kernel grants what net.core.rmem_max allows."""
 
-_FAMILY4 = 2
-_FAMILY6 = 10
 _SEND_SLOTS = 256
 """Datagrams per sending call: a batch of bundles fans out to several times its number."""
-_NAME4 = struct.Struct("!2xH4s20x")
-_NAME6 = struct.Struct("!2xH4x16s4s")
 _NAMES4 = struct.Struct("2x2s4s20x")
 _NAMES6 = struct.Struct("2x2s4x16s4x")
 # struct mmsghdr on 64-bit Linux: name, name length, iovec, iovec count, control, control length, flags;
@@ -56,9 +52,8 @@ _LENGTHS = struct.Struct("@56xI4x")
 _IOVEC = struct.Struct("@QQ")
 # One fan-out entry: the peer's name, then the single iovec of its datagram.
 _ENTRY = struct.Struct("@28s4xQQ")
+_ENTRY_IOVEC = 32
 
-Address = tuple[str, int]
-"""Numeric host and port."""
 Batching = Literal["auto", "off"]
 
 
@@ -174,9 +169,14 @@ class UdpSocket:
                 sent += self._send_each_from(self._scratch, entries)
                 entries.clear()
                 used = 0
+            try:
+                name = socket_name(*address)
+            except (ValueError, struct.error):
+                self.drops["address"] += 1
+                continue
             offset = offsets[used]
             view[offset : offset + length] = payload
-            entries += (socket_name(*address), base + offset, length)
+            entries += (name, base + offset, length)
             used += 1
         return sent + self._send_each_from(self._scratch, entries)
 
@@ -195,41 +195,28 @@ class MmsgSocket(UdpSocket):
         super().__init__(sock, arena)
         assert arena.base, "the kernel needs addresses"
         assert len(arena.offsets) >= BATCH, "recvmmsg fills BATCH slots"
-        self._name_length = 28 if self.is_ipv6 else 16
-        self._receive_messages = ctypes.create_string_buffer(BATCH * _MESSAGE.size)
-        self._receive_names = ctypes.create_string_buffer(BATCH * NAME_LENGTH)
-        self._receive_iovecs = ctypes.create_string_buffer(BATCH * _IOVEC.size)
+        self._name_length = NAME_LENGTH if self.is_ipv6 else 16
+        names = ctypes.create_string_buffer(BATCH * NAME_LENGTH)
+        iovecs = ctypes.create_string_buffer(BATCH * _IOVEC.size)
         for index, offset in enumerate(arena.offsets[:BATCH]):
-            iovec = index * _IOVEC.size
-            _IOVEC.pack_into(self._receive_iovecs, iovec, arena.base + offset, SLOT - HEADROOM)
-            # The kernel writes the name length back, and for one family it is always the same: set once, it
-            # stays.
-            _MESSAGE.pack_into(
-                self._receive_messages,
-                index * _MESSAGE.size,
-                *(ctypes.addressof(self._receive_names) + index * NAME_LENGTH, self._name_length),
-                *(ctypes.addressof(self._receive_iovecs) + iovec, 1, 0, 0, 0, 0),
-            )
-        self.name_view = memoryview(self._receive_names).cast("B")
-        self._length_view = memoryview(self._receive_messages).cast("B")
+            _IOVEC.pack_into(iovecs, index * _IOVEC.size, arena.base + offset, SLOT - HEADROOM)
+        # The kernel writes name lengths back; for one family they are always the same: set once, they stay.
+        received = self._messages(BATCH, names, NAME_LENGTH, iovecs, 0, _IOVEC.size)
+        self.name_view = memoryview(names).cast("B")
+        self._length_view = memoryview(received).cast("B")
 
-        self._send_messages = ctypes.create_string_buffer(_SEND_SLOTS * _MESSAGE.size)
-        self._send_entries = ctypes.create_string_buffer(_SEND_SLOTS * _ENTRY.size)
-        for index in range(_SEND_SLOTS):
-            entry = ctypes.addressof(self._send_entries) + index * _ENTRY.size
-            _MESSAGE.pack_into(
-                self._send_messages,
-                index * _MESSAGE.size,
-                *(entry, self._name_length, entry + 32, 1, 0, 0, 0, 0),
-            )
-        self._gather_messages = ctypes.create_string_buffer(_SEND_SLOTS * _MESSAGE.size)
-        self._gather_names = ctypes.create_string_buffer(_SEND_SLOTS * NAME_LENGTH)
-        self._gather_name_view = memoryview(self._gather_names).cast("B")
-        self._gather_iovecs = ctypes.create_string_buffer(_SEND_SLOTS * MAX_SPANS * _IOVEC.size)
-        self._pointers = tuple(
-            ctypes.addressof(memory)
-            for memory in (self._receive_messages, self._send_messages, self._gather_messages)
+        self._entries = ctypes.create_string_buffer(_SEND_SLOTS * _ENTRY.size)
+        each = self._messages(
+            _SEND_SLOTS, self._entries, _ENTRY.size, self._entries, _ENTRY_IOVEC, _ENTRY.size
         )
+
+        gather_names = ctypes.create_string_buffer(_SEND_SLOTS * NAME_LENGTH)
+        self._gather_names = memoryview(gather_names).cast("B")
+        self._gather_iovecs = ctypes.create_string_buffer(_SEND_SLOTS * MAX_SPANS * _IOVEC.size)
+        self._gather_messages = ctypes.create_string_buffer(_SEND_SLOTS * _MESSAGE.size)
+        memories = (received, each, self._gather_messages, gather_names, self._gather_iovecs)
+        self._pointers = tuple(ctypes.addressof(memory) for memory in memories)
+        self._kept = (names, iovecs, each)  # what only the kernel reads must live as long
 
     def receive(self) -> int:
         count = int(_recvmmsg(self.sock.fileno(), self._pointers[0], BATCH, _MSG_DONTWAIT, None))
@@ -246,20 +233,18 @@ class MmsgSocket(UdpSocket):
         for start in range(0, len(entries), 3 * _SEND_SLOTS):
             part = entries[start : start + 3 * _SEND_SLOTS]
             count = len(part) // 3
-            _entries(count).pack_into(self._send_entries, 0, *part)
+            _entries(count).pack_into(self._entries, 0, *part)
             sent += self._send(self._pointers[1], count)
         return sent
 
     def send_gathered(self, datagrams: Sequence[tuple[bytes, list[int]]]) -> int:
         sent = 0
-        names = ctypes.addressof(self._gather_names)
-        names_view = self._gather_name_view
-        iovecs = ctypes.addressof(self._gather_iovecs)
+        names, iovecs = self._pointers[3:]
         for start in range(0, len(datagrams), _SEND_SLOTS):
             part = datagrams[start : start + _SEND_SLOTS]
             used = 0
             for index, (name, spans) in enumerate(part):
-                names_view[index * NAME_LENGTH : (index + 1) * NAME_LENGTH] = name
+                self._gather_names[index * NAME_LENGTH : (index + 1) * NAME_LENGTH] = name
                 pieces = len(spans) // 2
                 _spans(pieces).pack_into(self._gather_iovecs, used, *spans)
                 _MESSAGE.pack_into(
@@ -273,6 +258,23 @@ class MmsgSocket(UdpSocket):
 
     def _send_each_from(self, arena: Arena, entries: Sequence[bytes | int]) -> int:
         return self.send_each(entries)  # a spot is an address: the kernel does not ask whose
+
+    def _messages(
+        self,
+        count: int,
+        names: ctypes.Array[ctypes.c_char],
+        name_stride: int,
+        iovecs: ctypes.Array[ctypes.c_char],
+        iovec_offset: int,
+        iovec_stride: int,
+    ) -> ctypes.Array[ctypes.c_char]:
+        """An array of mmsghdr, each with a name and one iovec at fixed distances."""
+        messages = ctypes.create_string_buffer(count * _MESSAGE.size)
+        name, iovec = ctypes.addressof(names), ctypes.addressof(iovecs) + iovec_offset
+        for index in range(count):
+            fields = (name + index * name_stride, self._name_length, iovec + index * iovec_stride, 1)
+            _MESSAGE.pack_into(messages, index * _MESSAGE.size, *fields, 0, 0, 0, 0)
+        return messages
 
     def _send(self, messages: int, count: int) -> int:
         descriptor = self.sock.fileno()
@@ -339,7 +341,7 @@ class PlainSocket(UdpSocket):
 
     def _send_one(self, name: bytes, payload: bytes | memoryview) -> int:
         try:
-            self.sock.sendto(payload, _name_sockaddr(name))
+            self.sock.sendto(payload, name_sockaddr(name))
         except (BlockingIOError, InterruptedError):
             self.drops["send_full"] += 1
             return 0
@@ -377,34 +379,6 @@ def wrap_udp(sock: socket.socket, *, batching: Batching = "auto", arena: Arena |
 def uses_mmsg(batching: Batching) -> bool:
     """Whether sockets opened with this setting work by recvmmsg and sendmmsg here."""
     return batching == "auto" and HAS_MMSG
-
-
-@lru_cache(maxsize=16384)
-def socket_name(host: str, port: int, flow_info: int = 0, scope: int = 0) -> bytes:
-    """The 28-byte name of a numeric address; takes the tuples of both socket families as they are."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if address.version == 4:
-        return _FAMILY4.to_bytes(2, sys.byteorder) + _NAME4.pack(port, address.packed)[2:]
-    return (
-        _FAMILY6.to_bytes(2, sys.byteorder)
-        + _NAME6.pack(port, address.packed, scope.to_bytes(4, sys.byteorder))[2:]
-    )
-
-
-@lru_cache(maxsize=16384)
-def name_address(name: bytes) -> Address:
-    """The numeric host and port of a name."""
-    host, port = _name_sockaddr(name)[:2]
-    return host, port
-
-
-@lru_cache(maxsize=16384)
-def _name_sockaddr(name: bytes) -> tuple[str, int] | tuple[str, int, int, int]:
-    if int.from_bytes(name[:2], sys.byteorder) == _FAMILY4:
-        port, packed = _NAME4.unpack(name)
-        return str(ipaddress.IPv4Address(packed)), port
-    port, packed, scope = _NAME6.unpack(name)
-    return str(ipaddress.IPv6Address(packed)), port, 0, int.from_bytes(scope, sys.byteorder)
 
 
 @lru_cache(maxsize=_SEND_SLOTS)

@@ -14,7 +14,8 @@ from voicegate import metrics
 from voicegate.config import Config, ConfigError
 from voicegate.logs import get_logger
 from voicegate.net.http import InternalApp, serve_http
-from voicegate.net.udp import Arena, Batching, UdpSocket, open_udp, socket_name, uses_mmsg
+from voicegate.net.names import socket_name
+from voicegate.net.udp import Arena, Batching, UdpSocket, open_udp, uses_mmsg
 from voicegate.proto.address import join_host_port, pack_address, parse_ip, split_host_port
 from voicegate.proto.link import HOUR
 from voicegate.roles.context import RoleContext
