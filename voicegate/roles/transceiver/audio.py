@@ -49,6 +49,7 @@ class CallAudio:
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
+        self._early_ended = False
         self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now)
         self._wall_offset = wall_offset
         self._packets: deque[tuple[bool, bytes]] = deque()
@@ -58,6 +59,8 @@ class CallAudio:
         early, self._early = self._early, None
         if early:
             self.play(bytes(early), now)
+        if self._early_ended:
+            self.end_of_audio(now)
 
     # The microphone
 
@@ -84,9 +87,11 @@ class CallAudio:
 
     def end_of_audio(self, now: float) -> None:
         """Nothing more belongs to this response: a last partial frame may go."""
-        if self._early is None:
-            self._playout.end_of_audio(now)
-            self._send_due_frame(now)
+        if self._early is not None:
+            self._early_ended = True
+            return
+        self._playout.end_of_audio(now)
+        self._send_due_frame(now)
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued. True when there was something."""
