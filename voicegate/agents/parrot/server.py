@@ -113,19 +113,21 @@ class _Gate:
 
 async def _drive(connection: WebSocketConnection, session: ParrotSession) -> None:
     """One input, drain the output, re-arm the one deadline."""
-    while not session.closed:
-        with trio.move_on_after(SEND_SECONDS) as sending:
-            while (event := session.poll_transmit()) is not None:
-                await connection.send_message(event.decode())
-        if sending.cancelled_caught:
-            return
+    while await _send_all(connection, session) and not session.closed:
         with trio.move_on_at(session.next_deadline()):
             message = await connection.get_message()
             session.receive_event_untrusted(message, trio.current_time())
         session.handle_timeout(trio.current_time())
+
+
+async def _send_all(connection: WebSocketConnection, session: ParrotSession) -> bool:
+    """False: the client reads nothing."""
     while (event := session.poll_transmit()) is not None:
-        with trio.move_on_after(SEND_SECONDS):
+        with trio.move_on_after(SEND_SECONDS) as sending:
             await connection.send_message(event.decode())
+        if sending.cancelled_caught:
+            return False
+    return True
 
 
 async def _refuse(request: WebSocketRequest, status: int, code: str, message: str) -> None:
