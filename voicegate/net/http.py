@@ -208,9 +208,9 @@ async def serve_http(
             )
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_shielded)
-        task_status.started([bound])
-        try:
+        try:  # from here on: a cancellation may come while it starts
+            await nursery.start(serve_shielded)
+            task_status.started([bound])
             await trio.sleep_forever()
         finally:
             stop.set()

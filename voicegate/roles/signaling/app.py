@@ -74,7 +74,8 @@ class Signaling:
 
     async def create_call(self) -> Response:
         try:
-            body = bytes(await request.get_data(as_text=False))
+            body = await request.get_data()
+            assert isinstance(body, bytes), "text only when asked for as text"
             sdp = core.read_offer_untrusted(request.headers.get("Content-Type", ""), body)
         except BadOffer as error:
             self._results["bad_request"] += 1
