@@ -56,6 +56,8 @@ def main() -> None:
                 lambda bundle=bundle: bench.load_from_transceivers(bundle),
             )
     bench.plane.stop()
+    bench.thread.join()
+    bench.plane.close()
 
 
 def first_packet() -> None:

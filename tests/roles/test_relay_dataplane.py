@@ -160,11 +160,10 @@ def relay(request: pytest.FixtureRequest) -> Iterator[Relay]:
     world = Relay(core, plane, public, link, {}, threading.Thread(target=plane.run), reports)
     yield world
     plane.stop()
-    if world.thread.ident is None:
-        plane.run()  # lets go of what was made for it
-    else:
+    if world.thread.ident is not None:
         world.thread.join(5)
         assert not world.thread.is_alive()
+    plane.close()
     for sock in (link, *public):
         sock.close()
     assert not reports

@@ -107,6 +107,15 @@ async def test_a_taken_port_is_named() -> None:
             await shell.run(config(listen=(taken,)), RoleContext(KEYS, MemoryRegistry()))
 
 
+async def test_a_taken_ops_port_is_named() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        holder.listen()
+        with pytest.raises(ConfigError, match=f"ops_listen.*{taken}"):
+            await shell.run(config(ops_listen=taken), RoleContext(KEYS, MemoryRegistry()))
+
+
 async def get(address: str, path: str) -> bytes:
     stream = await trio.open_tcp_stream(*split_host_port(address))
     async with stream:

@@ -115,17 +115,18 @@ class DataPlane:
             self._turn(selector)
         finally:
             selector.close()
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
-            self._wake_writer = -1
             if affinity is not None:
                 os.sched_setaffinity(0, affinity)  # the thread goes back to a pool
 
     def stop(self) -> None:
         """Let `run` return; also before it began."""
         self._stopping = True
-        if self._wake_writer >= 0:
-            os.write(self._wake_writer, b"x")
+        os.write(self._wake_writer, b"x")
+
+    def close(self) -> None:
+        """Free what `stop` needs; the sockets are the owner's. After `run` has returned."""
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
 
     def statistics(self) -> dict[str, int]:
         """Packets and datagrams by direction, since the start."""

@@ -54,14 +54,15 @@ async def run(
         plane = DataPlane(
             core, public, link, arena, records=lambda: context.registry.records, report=_report_failure
         )
+        stack.callback(plane.close)
         stack.callback(metrics.expose(lambda: _samples(core, plane, public, link)))
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
+        failure: ConfigError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_plane, plane, cpu)
             try:
                 if config.relay.ops_listen:
-                    app = InternalApp(ready=lambda: _ready(core))
-                    await nursery.start(serve_http, app, config.relay.ops_listen)
+                    await _serve_ops(nursery, core, config.relay.ops_listen)
                 bound = [join_host_port(*sock.address()) for sock in public]
                 _log.info(
                     "relay is up",
@@ -71,14 +72,25 @@ async def run(
                 )
                 task_status.started(bound)
                 await trio.sleep_forever()
+            except ConfigError as error:
+                failure = error  # told on its own, not in the nursery's group
             finally:
                 plane.stop()
                 _log.info("relay is going down", **plane.statistics())
+        if failure is not None:
+            raise failure
 
 
 async def _run_plane(plane: DataPlane, cpu: int | None) -> None:
     # Not abandoned on cancellation: the sockets close only when nobody uses them. `stop` ends it in a moment.
     await trio.to_thread.run_sync(plane.run, cpu, limiter=trio.CapacityLimiter(1))
+
+
+async def _serve_ops(nursery: trio.Nursery, core: RelayCore, listen: str) -> None:
+    try:
+        await nursery.start(serve_http, InternalApp(ready=lambda: _ready(core)), listen)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[relay] ops_listen: {error}; choose another address or leave it empty") from error
 
 
 def _make_core(
