@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from voicegate import logs, metrics
-from voicegate.agents.realtime import AgentEvent, AgentLost, AgentReady, RealtimeAgent
+from voicegate.agents.realtime import AgentEvent, AgentLost, AgentReady, RealtimeAgent, check_settings
 from voicegate.config import Config
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
@@ -46,8 +46,10 @@ async def run(
 ) -> None:
     """Run one transceiver until cancelled; started when it is registered and can be given calls.
 
-    Raises OSError when an address cannot be bound, RegistryError when no lease can be had.
+    Raises OSError when an address cannot be bound, RegistryError when no lease can be had, ConfigError for an
+    agent that cannot be dialled.
     """
+    check_settings(config.agent)
     settings = config.transceiver
     worker: Worker | None = None
 
