@@ -23,6 +23,7 @@ from voicegate.agents.realtime import AgentEvent, AgentLost, AgentReady, Realtim
 from voicegate.config import Config
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
+from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
 from voicegate.proto.address import join_host_port, split_host_port
 from voicegate.proto.dtls import DtlsCertificate
@@ -338,11 +339,11 @@ class Worker:
 
 
 @lru_cache(maxsize=4096)
-def _relay_name(address: udp.Address) -> str:
+def _relay_name(address: Address) -> str:
     """How the link's tags name a relay."""
     return join_host_port(*address)
 
 
 @lru_cache(maxsize=4096)
-def _relay_address(name: str) -> udp.Address:
+def _relay_address(name: str) -> Address:
     return split_host_port(name)
