@@ -23,7 +23,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from OpenSSL import SSL
 
 from tests.proto.dtls_network import OURS, WALL, Path, World, deliver, incoming, outgoing
-from voicegate.proto.dtls import DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint, DtlsEvent
+from voicegate.proto import dtls_openssl
+from voicegate.proto.dtls import (
+    DtlsCertificate,
+    DtlsClosed,
+    DtlsConnected,
+    DtlsData,
+    DtlsEndpoint,
+    DtlsEvent,
+)
+from voicegate.proto.dtls_guard import verify_signature
+from voicegate.proto.dtls_wire import SignedParameters
 from voicegate.proto.srtp import SrtpProfile
 
 Identity = tuple[Any, x509.Certificate]
@@ -65,6 +75,7 @@ class Foreign:
         srtp: bytes = b"SRTP_AES128_CM_SHA1_80:SRTP_AEAD_AES_128_GCM",
         ciphers: bytes | None = None,
         cookie: bool = False,
+        chain: tuple[x509.Certificate, ...] = (),
     ) -> None:
         context = SSL.Context(SSL.DTLS_METHOD)
         context.use_privatekey(who[0])
@@ -74,6 +85,8 @@ class Foreign:
         context.set_tlsext_use_srtp(srtp)
         if ciphers:
             context.set_cipher_list(ciphers)
+        for extra in chain:
+            context.add_extra_chain_cert(extra)
         if cookie:
             context.set_options(SSL.OP_COOKIE_EXCHANGE)
             context.set_cookie_generate_callback(lambda _: b"a cookie")
@@ -184,8 +197,6 @@ def check_data(mine: DtlsEndpoint, foreign: Foreign) -> None:
         b"ECDHE-ECDSA-AES128-GCM-SHA256",
         b"ECDHE-ECDSA-CHACHA20-POLY1305",
         b"ECDHE-ECDSA-AES256-GCM-SHA384",
-        b"ECDHE-ECDSA-AES128-SHA",
-        b"ECDHE-ECDSA-AES256-SHA",
     ],
 )
 def test_every_cipher_suite(ciphers: bytes, active: bool) -> None:
@@ -263,6 +274,39 @@ def test_an_impostor_ends_the_call(active: bool) -> None:
         ours(IDENTITIES["p384"], active=active), Foreign(IDENTITIES["p256"], active=not active)
     ).run()
     assert world.events[0] == [DtlsClosed("fingerprint_mismatch")]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_the_offer_s_certificate_behind_another_proves_nothing(active: bool) -> None:
+    """Only the leaf counts: anybody can send along a certificate whose key he does not have."""
+    stolen = IDENTITIES["p384"]
+    foreign = Foreign(IDENTITIES["p256"], active=not active, chain=(stolen[1],))
+    world = World(ours(stolen, active=active), foreign).run()
+    assert world.events[0] == [DtlsClosed("fingerprint_mismatch")]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_chain_behind_the_offer_s_certificate_does_not_matter(active: bool) -> None:
+    who = IDENTITIES["p256"]
+    foreign = Foreign(who, active=not active, chain=(IDENTITIES["rsa4096"][1],))
+    assert World(ours(who, active=active), foreign).run().connected()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_callback_that_fails_fails_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2026-27448: with an older pyOpenSSL this handshake would succeed."""
+
+    def broken(*_: object) -> bool:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(dtls_openssl, "_accept_any_chain", broken)
+    who = IDENTITIES["p256"]
+    certificate = DtlsCertificate.generate(WALL)
+    mine = DtlsEndpoint(certificate, active=True, remote_fingerprints=fingerprints(who), now=0.0)
+    world = World(mine, Foreign(who, active=False))
+    with pytest.raises(RuntimeError, match="broken"):
+        world.run()
+    assert world.events[0] == []
 
 
 @pytest.mark.parametrize("active", [True, False])
@@ -366,6 +410,42 @@ def files(tmp_path: FilePath) -> Iterator[list[str]]:
     (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     yield ["-key", str(tmp_path / "key.pem"), "-cert", str(tmp_path / "cert.pem")]
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="needs the openssl command")
+def test_a_certificate_with_explicit_curve_parameters_is_no_trap(tmp_path: FilePath) -> None:
+    """CVE-2022-0778 looped on such a key. It verifies nothing, quickly."""
+    assert OPENSSL is not None
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.der"
+    curve = [
+        "ecparam",
+        "-name",
+        "prime256v1",
+        "-genkey",
+        "-param_enc",
+        "explicit",
+        "-noout",
+        "-out",
+        str(key),
+    ]
+    subprocess.run([OPENSSL, *curve], check=True, capture_output=True)
+    request = [
+        "req",
+        "-x509",
+        "-key",
+        str(key),
+        "-subj",
+        "/CN=x",
+        "-outform",
+        "DER",
+        "-out",
+        str(certificate),
+    ]
+    subprocess.run([OPENSSL, *request], check=True, capture_output=True)
+    began = time.process_time()
+    parameters = SignedParameters(b"", 0x0403, bytes(70))
+    assert not verify_signature(certificate.read_bytes(), parameters, b"signed")
+    assert time.process_time() - began < 0.05
 
 
 @pytest.mark.skipif(OPENSSL is None, reason="needs the openssl command")

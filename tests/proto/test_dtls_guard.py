@@ -312,6 +312,38 @@ def test_plaintext_alerts_and_changes_are_dropped_with_their_reasons() -> None:
     assert client.statistics().dropped_records == 8  # the two that are no records are not counted as such
 
 
+def test_a_certificate_of_100_kb_is_refused_at_once() -> None:
+    """CVE-2022-0778's neighbourhood: the size is judged before a byte is kept."""
+    client = endpoint(active=True)
+    pieces = [
+        fragment(HandshakeType.CERTIFICATE, 100_000, 1, at, bytes(1000)) for at in range(0, 100_000, 1000)
+    ]
+    assert set(deliver(pieces, client)) == {"dtls_huge_handshake"}
+
+
+@pytest.mark.parametrize("kind", [0x14, 0x15, 0x16, 0x17, 0x18])
+@pytest.mark.parametrize("phase", ["finishing", "connected"])
+def test_forged_encrypted_records_of_every_length_are_dropped(phase: str, kind: int) -> None:
+    client, server = pair()
+    deliver(outgoing(client), server)
+    deliver(outgoing(server), client)
+    deliver(outgoing(client), server)
+    last = outgoing(server)
+    if phase == "connected":
+        deliver(last, client)
+    chance = random.Random(kind)
+    lengths = [*range(80), 1200, 16384, 16385, 16640, 16641, 18433, 60000]
+    forged = [
+        wire.record(kind, 1, number, chance.randbytes(length))
+        for length in lengths
+        for number in (0, 1, 1 << 47)
+    ]
+    assert set(deliver(forged, client)) == {"dtls_bad_record"}
+    if phase == "finishing":
+        deliver(last, client)
+    check_alive_after(client, server)
+
+
 # --- the parsers: only BadPacket, never a hang
 # ----------------------------------------------------------------
 

@@ -42,9 +42,9 @@ __all__ = ["DtlsCertificate", "DtlsClosed", "DtlsConnected", "DtlsData", "DtlsEn
 
 HANDSHAKE_LIMIT: Final = 30.0  # RFC 7675 section 5.1: consent, and with it the path, is gone after 30 s
 MAX_EARLY_RECORDS: Final = 4  # Finished and its repetitions, when they overtake the rest of the flight
-MAX_EARLY_SIZE: Final = 256  # Finished is 61 bytes under GCM, 93 at most under CBC
+MAX_EARLY_SIZE: Final = 128  # Finished is 61 bytes under GCM
 MAX_EVENTS: Final = 256  # data messages that wait for the owner, who drains after every datagram
-MAX_DATA: Final = 1135  # one datagram under the MTU: a record adds 37 bytes under GCM, up to 65 under CBC
+MAX_DATA: Final = 1163  # one datagram under the MTU of 1200: a record adds 37 bytes under GCM
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,10 @@ class DtlsEndpoint:
         self._dropped_data = 0
 
     def receive_datagram(self, data: bytes, now: float) -> None:
-        """Take one datagram of the peer's address. BadPacket if nothing in it was of use; parts of a datagram
-        that are dropped beside good ones are counted in `statistics` only."""
+        """Take one datagram of the peer's address. BadPacket if nothing in it was of use; parts of a
+        datagram that are dropped beside good ones are counted in `statistics` only. No BadPacket is no
+        proof of anything before DtlsConnected; after it, something in the datagram was authentic or the
+        repetition of what was."""
         if self._closed():
             raise BadPacket("dtls_closed")
         self._received += 1
@@ -229,7 +231,9 @@ class DtlsEndpoint:
                     return self._gather(self._gathering, fragments, now)
                 self._receive_late(fragments, now)
             case ContentType.CHANGE_CIPHER_SPEC:
-                pass  # see the theory of operation: it is made here when it is due
+                # See the theory of operation: it is made here when it is due.
+                if self._state is _State.CONNECTED:
+                    raise BadPacket("dtls_late_change")
             case ContentType.ALERT:
                 raise BadPacket("dtls_plaintext_alert")
             case ContentType.APPLICATION_DATA:
@@ -274,9 +278,12 @@ class DtlsEndpoint:
         except PeerClosed:
             self._end("remote_close")
             return
-        # OpenSSL answers a repeated Finished with our last flight, and a wish to renegotiate with its
-        # refusal.
-        self._outbox.send(machine.take_output())
+        # OpenSSL answers a repeated Finished with our last flight, a wish to renegotiate with its refusal,
+        # and what is forged or replayed with nothing (RFC 6347 section 4.1.2.7).
+        output = machine.take_output()
+        if not messages and not output:
+            raise BadPacket("dtls_bad_record")
+        self._outbox.send(output)
         for data in messages:
             if len(self._events) < MAX_EVENTS:
                 self._events.append(DtlsData(data))
@@ -310,7 +317,10 @@ class DtlsEndpoint:
             self._repeater = machine.finished_repeater(flight)
             self._outbox.flight(flight, now)
         while self._early and self._state is _State.FINISHING:
-            self._finish(machine, self._early.popleft(), now)
+            try:
+                self._finish(machine, self._early.popleft(), now)
+            except BadPacket:
+                self._dropped_records += 1
 
     def _finish(self, machine: Machine, raw: bytes, now: float) -> None:
         """A record that may be the peer's Finished; a forged one changes nothing."""
@@ -321,7 +331,7 @@ class DtlsEndpoint:
             return
         if not machine.finished:
             self._take_fresh_flight(machine)
-            return
+            raise BadPacket("dtls_bad_record")
         self._early.clear()
         certificate = machine.peer_certificate()
         if certificate is None or not self._trust.accepts(certificate):

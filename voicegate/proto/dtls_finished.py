@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from voicegate.proto import dtls_wire as wire
 from voicegate.proto.dtls_wire import ContentType, Record
 
-# Repetitions in the 30 s of a handshake: seven of the timer and one each second, and as many again that the
-# server asked for.
+# Two a second in the 30 s of a handshake, which is what a server that asks all the time can bring about.
 MAX_REPETITIONS: Final = 64
 
 _EXPLICIT_NONCE: Final = 8  # RFC 5288 section 3

@@ -31,8 +31,9 @@ from voicegate.proto.srtp import SrtpProfile
 # number too.
 MTU: Final = 1200
 
-# Our certificate is ECDSA, so as server only these can be used; as client the peer's RSA is taken too.
-# The CBC suites are what older aiortc and NSS fall back to. RFC 8827 section 6.5 demands the first.
+# Our certificate is ECDSA, so as server only half of these can be used; as client the peer's RSA is taken
+# too. RFC 8827 section 6.5 demands the first, so every browser has it. No CBC suites: under them OpenSSL
+# ends the association at a forged record that is too short, where an AEAD drops it.
 CIPHER_SUITES: Final = {
     0xC02B: b"ECDHE-ECDSA-AES128-GCM-SHA256",
     0xC02F: b"ECDHE-RSA-AES128-GCM-SHA256",
@@ -40,11 +41,9 @@ CIPHER_SUITES: Final = {
     0xCCA8: b"ECDHE-RSA-CHACHA20-POLY1305",
     0xC02C: b"ECDHE-ECDSA-AES256-GCM-SHA384",
     0xC030: b"ECDHE-RSA-AES256-GCM-SHA384",
-    0xC009: b"ECDHE-ECDSA-AES128-SHA",
-    0xC00A: b"ECDHE-ECDSA-AES256-SHA",
 }
 _AES_128_GCM_SUITES: Final = ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256")
-SERVER_SUITES: Final = frozenset({0xC02B, 0xCCA9, 0xC02C, 0xC009, 0xC00A})
+SERVER_SUITES: Final = frozenset({0xC02B, 0xCCA9, 0xC02C})
 
 # GCM first: half the CPU of CM with HMAC-SHA1. OpenSSL's server takes its own order (RFC 5764 section 4.1.1).
 _SRTP_PROFILES: Final = {
