@@ -18,7 +18,7 @@ import pytest
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
@@ -188,6 +188,69 @@ def check_data(mine: DtlsEndpoint, foreign: Foreign) -> None:
     foreign.flush()
     deliver(outgoing(foreign), mine)
     assert incoming(mine) == [DtlsData(b"to me")]
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_large_certificate_of_our_own_is_cut_at_the_mtu(active: bool) -> None:
+    who = IDENTITIES["p256"]
+    mine = DtlsEndpoint(
+        DtlsCertificate(*IDENTITIES["rsa4096"]),
+        active=active,
+        remote_fingerprints=fingerprints(who),
+        now=0.0,
+    )
+    world = World(mine, Foreign(who, active=not active), Path(rtt=0.1)).run()
+    assert world.connected()
+    assert sum(side == 0 for _, side, _ in world.datagrams) > 2
+    assert all(len(data) <= 1200 for _, _, data in world.datagrams)
+
+
+def test_under_a_rare_cipher_suite_a_lost_finished_waits_for_openssl() -> None:
+    """Its own repetitions are replays to the server until OpenSSL's clock has run; nothing breaks by them."""
+    who = IDENTITIES["p256"]
+    foreign, mine = (
+        Foreign(who, active=False, ciphers=b"ECDHE-ECDSA-CHACHA20-POLY1305"),
+        ours(who, active=True),
+    )
+    held: list[bytes] = []
+
+    def lost(to: int, data: bytes) -> bool:
+        if to == 0 and foreign.connected:
+            held.append(data)
+        return to == 0 and foreign.connected
+
+    world = World(mine, foreign, Path(rtt=0.02), lost=lost).run(limit=1.0)
+    assert world.events[0] == [] and mine.statistics().repeated_flights >= 3
+    deliver(held, mine, 1.0)
+    assert isinstance(incoming(mine)[0], DtlsConnected)
+    check_data(mine, foreign)
+
+
+def rsa_signature(padding_: Any, digest: hashes.HashAlgorithm) -> bytes:
+    signature: bytes = IDENTITIES["rsa2048"][0].sign(b"signed", padding_, digest)
+    return signature
+
+
+def test_signature_schemes() -> None:
+    """RFC 8446 section 4.2.3 and RFC 5246 section 7.4.1.4.1; SHA-1 and mismatched keys verify nothing."""
+    rsa_key = IDENTITIES["rsa2048"][1].public_bytes(Encoding.DER)
+    ec_key = IDENTITIES["p256"][1].public_bytes(Encoding.DER)
+    ed_key = IDENTITIES["ed25519"][1].public_bytes(Encoding.DER)
+    for scheme, digest in ((0x0401, hashes.SHA256()), (0x0501, hashes.SHA384()), (0x0601, hashes.SHA512())):
+        good = SignedParameters(b"", scheme, rsa_signature(padding.PKCS1v15(), digest))
+        assert verify_signature(rsa_key, good, b"signed")
+        assert not verify_signature(rsa_key, good, b"Signed")
+        assert not verify_signature(ec_key, good, b"signed")
+        pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        good = SignedParameters(b"", 0x0804 + (scheme >> 8) - 4, rsa_signature(pss, digest))
+        assert verify_signature(rsa_key, good, b"signed")
+        signature = IDENTITIES["p256"][0].sign(b"signed", ec.ECDSA(digest))
+        assert verify_signature(ec_key, SignedParameters(b"", scheme + 2, signature), b"signed")
+    good = SignedParameters(b"", 0x0807, IDENTITIES["ed25519"][0].sign(b"signed"))
+    assert verify_signature(ed_key, good, b"signed")
+    weak = IDENTITIES["p256"][0].sign(b"signed", ec.ECDSA(hashes.SHA1()))
+    assert not verify_signature(ec_key, SignedParameters(b"", 0x0203, weak), b"signed")
+    assert not verify_signature(b"no certificate", good, b"signed")
 
 
 @pytest.mark.parametrize("active", [True, False])

@@ -25,7 +25,9 @@ from tests.proto.dtls_network import (
 )
 from voicegate.proto import dtls_guard as guard
 from voicegate.proto import dtls_wire as wire
-from voicegate.proto.dtls import DtlsCertificate, DtlsData, DtlsEndpoint
+from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsData, DtlsEndpoint
+from voicegate.proto.dtls_gathering import join_flight
+from voicegate.proto.dtls_openssl import Machine
 from voicegate.proto.dtls_wire import ContentType, HandshakeType
 from voicegate.proto.errors import BadPacket
 
@@ -76,6 +78,16 @@ def only(datagram: bytes, kind: HandshakeType) -> bytes:
     """The records of a datagram that carry this handshake message."""
     records, _ = wire.split_records_untrusted(datagram)
     return b"".join(r.raw for r in records if r.content_type == 0x16 and r.payload[0] == kind)
+
+
+def replaced(datagram: bytes, kind: int, sequence: int, body: bytes) -> bytes:
+    """The plaintext of a flight with one message exchanged."""
+    records, _ = wire.split_records_untrusted(datagram)
+    return b"".join(
+        handshake(kind, sequence, body) if r.payload[0] == kind else r.raw
+        for r in records
+        if r.epoch == 0 and r.content_type == 0x16
+    )
 
 
 def with_cipher_zero(hello: bytes) -> bytes:
@@ -131,6 +143,18 @@ FORGERIES: dict[str, Callable[[], bytes]] = {
     "ClientKeyExchange": lambda: only(a_client_flight(), HandshakeType.CLIENT_KEY_EXCHANGE),
     "CertificateVerify": lambda: only(a_client_flight(), HandshakeType.CERTIFICATE_VERIFY),
     "flight of another client": a_client_flight,
+    "HelloVerifyRequest with a number": lambda: handshake(0x03, 1, b"\xfe\xfd\x04cook"),
+    "HelloVerifyRequest without cookie": lambda: handshake(0x03, 0, b"\xfe\xfd\x00"),
+    "server's flight with a broken key exchange": lambda: replaced(a_server_flight(), 0x0C, 2, b"\x03"),
+    "server's flight with a broken hello": lambda: replaced(a_server_flight(), 0x02, 0, bytes(40)),
+    "server's flight with an empty chain": lambda: replaced(a_server_flight(), 0x0B, 1, bytes(3)),
+    "server's flight with an empty certificate": lambda: replaced(
+        a_server_flight(), 0x0B, 1, bytes([0, 0, 3, 0, 0, 0])
+    ),
+    "server's flight with another key exchange": lambda: replaced(
+        a_server_flight(), 0x0C, 2, b"\x01" + bytes(80)
+    ),
+    "client's flight with a broken signature": lambda: replaced(a_client_flight(), 0x0F, 3, b"\x04"),
 }
 
 MOMENTS = {
@@ -193,7 +217,7 @@ def test_a_flood_of_rival_messages_costs_a_repetition_at_most() -> None:
     assert world.connected_at(0) < 0.5
 
 
-@pytest.mark.parametrize("copies", [3, 200])
+@pytest.mark.parametrize("copies", [3, 200, 600])
 def test_a_flood_of_client_hellos_leaves_room_for_the_real_one(copies: int) -> None:
     client, server = pair()
     world = World(client, server, Path(rtt=0.1))
@@ -342,6 +366,86 @@ def test_forged_encrypted_records_of_every_length_are_dropped(phase: str, kind: 
     if phase == "finishing":
         deliver(last, client)
     check_alive_after(client, server)
+
+
+def test_an_authentic_flight_that_openssl_refuses_ends_the_call() -> None:
+    """Somebody on the path writes a cipher suite that was not offered into the server's hello."""
+    client, server = pair()
+    deliver(outgoing(client), server)
+    (flight,) = outgoing(server)
+    (hello, *_), _ = wire.split_records_untrusted(flight)
+    body = bytearray(hello.raw[25:])
+    at = 35 + body[34]
+    body[at : at + 2] = b"\xc0\x09"
+    deliver([replaced(flight, HandshakeType.SERVER_HELLO, 0, bytes(body))], client)
+    assert incoming(client) == [DtlsClosed("handshake_failed")]
+
+
+def test_failed_signatures_are_remembered_up_to_a_limit() -> None:
+    budget = guard.SignatureBudget()
+    for number in range(300):
+        parameters = wire.SignedParameters(b"", 0x0403, number.to_bytes(2, "big"))
+        assert not budget.verify(b"no certificate", True, parameters, b"signed")
+        assert not budget.verify(b"no certificate", True, parameters, b"signed")
+
+
+def test_joining_a_flight_can_begin_later() -> None:
+    flight = [
+        wire.Record(0x16, 0, handshake(HandshakeType.CLIENT_HELLO, number, b"hello %d" % number))
+        for number in (0, 1)
+    ]
+    assert join_flight(flight, first=1) == wire.whole_message(HandshakeType.CLIENT_HELLO, 1, b"hello 1")
+
+
+def test_openssl_before_its_handshake_neither_writes_nor_says_goodbye() -> None:
+    machine = Machine(OURS, active=False)
+    assert not machine.write(b"data")
+    machine.shutdown()
+    machine.handle_timeout()
+    assert machine.take_output() == []
+
+
+@pytest.mark.parametrize(
+    ("parse", "data"),
+    [
+        (lambda data: wire.split_fragments_untrusted(data, 100), b"\x01" + bytes(10)),
+        (lambda data: wire.split_fragments_untrusted(data, 100), b"\x01\0\0\x05\0\0\0\0\0\0\0\x05four"),
+        (lambda data: wire.split_fragments_untrusted(data, 100), b""),
+        (wire.hello_random_untrusted, b"\xfe\xff" + bytes(40)),
+        (wire.hello_random_untrusted, b"\xfe\xfd" + bytes(32) + b"\x21" + bytes(40)),
+        (wire.hello_verify_cookie_untrusted, b"\xfe\xfd\x02c"),
+        (wire.hello_verify_cookie_untrusted, b"\xfe\xfd\x01cc"),
+        (wire.leaf_certificate_untrusted, bytes(3)),
+        (wire.leaf_certificate_untrusted, bytes([0, 0, 3, 0, 0, 0])),
+        (wire.leaf_certificate_untrusted, bytes([0, 0, 4, 0, 0, 9, 1])),
+        (wire.server_key_exchange_untrusted, b"\x01" + bytes(80)),
+        (wire.certificate_verify_untrusted, b"\x04\x03\xff\xff"),
+        (wire.certificate_verify_untrusted, b"\x04\x03\x00\x01ss"),
+    ],
+)
+def test_malformed_messages(parse: Callable[[bytes], object], data: bytes) -> None:
+    with pytest.raises(BadPacket):
+        parse(data)
+
+
+def test_what_a_client_hello_must_have() -> None:
+    """RFC 5764 section 4.1: use_srtp, a suite of ours, null compression."""
+    body = a_client_hello()[25:]
+    at = 36 + body[34]
+    suites = int.from_bytes(body[at : at + 2], "big")
+    compression = at + 2 + suites
+    ours = frozenset({0xC02B})
+    wire.check_client_hello_untrusted(body, ours)
+    for broken in (
+        body[: compression + 2] + b"\x00\x00",
+        body[:compression] + b"\x01\x01" + body[compression + 2 :],
+        body + b"\x00",
+        body[:at] + b"\x00\x03\xc0\x2b\x00" + body[compression:],
+    ):
+        with pytest.raises(BadPacket):
+            wire.check_client_hello_untrusted(broken, ours)
+    with pytest.raises(BadPacket):
+        wire.check_client_hello_untrusted(body, frozenset({0x1301}))
 
 
 # --- the parsers: only BadPacket, never a hang

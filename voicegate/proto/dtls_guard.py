@@ -60,7 +60,6 @@ MAX_FOREIGN_CHECKS: Final = 8
 SUPPORTED_HASHES: Final = ("sha-512", "sha-384", "sha-256")
 
 _HASHES: Final[dict[int, type[hashes.HashAlgorithm]]] = {
-    0x02: hashes.SHA1,
     0x04: hashes.SHA256,
     0x05: hashes.SHA384,
     0x06: hashes.SHA512,
@@ -102,10 +101,6 @@ class Message(NamedTuple):
     datagrams: frozenset[int]
 
     @property
-    def kind(self) -> int:
-        return self.raw[0]
-
-    @property
     def body(self) -> bytes:
         return self.raw[wire.HANDSHAKE_HEADER :]
 
@@ -124,8 +119,9 @@ class FragmentPool:
         doubles)."""
         known = self._fragments.pop(fragment, None)
         if known is not None:
-            if len(known) < 4:  # enough to find it beside the other messages of one flight
-                known.add(datagram)
+            known.add(datagram)
+            if len(known) > 4:  # enough to find it beside the other messages of one flight
+                known.remove(min(known))
             self._fragments[fragment] = known  # the newest again: what the peer repeats outlives a flood
             return False
         self._fragments[fragment] = {datagram}
@@ -149,11 +145,6 @@ class FragmentPool:
                 if len(found) == MAX_VERSIONS:
                     return found
         return found
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._fragments.clear()
-        self.held = 0
 
 
 class Release(NamedTuple):

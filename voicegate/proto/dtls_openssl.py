@@ -197,8 +197,7 @@ class Machine:
             return None
         master_secret = self._connection.master_key()
         client, server = self._connection.client_random(), self._connection.server_random()
-        if master_secret is None or client is None or server is None:
-            return None
+        assert master_secret and client and server, "the client has sent its Finished"
         return FinishedRepeater(flight, master_secret, (client, server))
 
     def skip_records(self, used: int) -> None:
