@@ -67,7 +67,6 @@ def test_a_bundle_is_as_full_as_it_can_be() -> None:
         b"\x04" + FOUR,
         b"\x04" + FOUR + b"\0",
         b"\x04" + FOUR + b"\0\2a",
-        b"\x04" + FOUR + b"\0\0",
         b"\x04" + FOUR + b"\xff\xffa",
         b"\x06" + FOUR + b"\0\1a",
         encode_frame(FOUR, b"good") + b"\x04",

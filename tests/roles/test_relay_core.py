@@ -94,6 +94,20 @@ def client(number: int) -> ClientAddress:
     return pack_address(f"198.51.{number >> 8}.{number & 255}", 50000)
 
 
+def test_a_released_address_is_free_for_another_call_at_once() -> None:
+    world = World()
+    flow = world.confirmed(world.ticket(7))
+    with_other = world.ticket(8)
+    assert world.check(with_other) is None
+    other_route = world.routes.get(8)
+    assert other_route is not None
+    world.core.release(other_route, CLIENT)
+    assert world.core.flows[CLIENT] is flow, "only the owner releases"
+    world.core.release(flow.route, CLIENT)
+    assert not world.core.flows
+    assert world.check(with_other) is not None
+
+
 def test_a_flow_is_made_by_a_check_and_confirmed_by_its_answer() -> None:
     world = World()
     assert world.send(b"\x80early") is None

@@ -170,6 +170,15 @@ class TestEnd:
         rig.run(60.0)
         assert core.next_deadline() is None
 
+    def test_the_relay_is_told_that_the_address_is_free(self) -> None:
+        rig = Rig()
+        client, call_id = connected(rig)
+        rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        ((relay, datagram),) = rig.core.poll_transmits(rig.now)
+        assert relay == RELAY
+        *said, last = link.parse_frames_untrusted(datagram)
+        assert len(said) == 2 and last == (address_of(client), b"")
+
     def test_the_client_closes(self) -> None:
         rig = Rig()
         client, call_id = connected(rig)

@@ -15,8 +15,8 @@ Theory of operation. A *flow* is a short-lived note that a client address belong
 6. Every table is bounded, provisional flows go first, and no packet costs more than constant time.
 
     nothing ── valid request ──► provisional ── Binding success ──► confirmed
-                                     │ 5 s, or evicted                  │ client silent for `idle_seconds`
-                                     └──────────► nothing ◄─────────────┘ (or taken over: rule 3)
+                                     │ 5 s, or evicted                  │ client silent for `idle_seconds`,
+                                     └──────────► nothing ◄─────────────┘ released, or taken over (rule 3)
 
 The data plane reads `flows` and the public attributes of `Flow` for packets of existing flows;
 `from_client` and `to_client` are the whole rules, and it calls them for all else.
@@ -174,6 +174,14 @@ class RelayCore:
             self._confirmed[client] = flow
         flow.transceiver_seen = now
         return flow
+
+    def release(self, route: Route, client: ClientAddress) -> None:
+        """A transceiver says that its call with this client is over."""
+        flow = self.flows.get(client)
+        if flow is None or flow.route is not route:
+            self.drops["frame_without_flow"] += 1
+            return
+        self._remove(flow, "released")
 
     def expire(self, now: float) -> None:
         """End flows whose time is over, some of them at a time; call it a few times a second."""

@@ -272,9 +272,12 @@ class DataPlane:
                 core.drops["link_frame"] += 1
                 return
             stop = position + length
-            if stop > end or not length:
+            if stop > end:
                 core.drops["link_frame"] += 1
                 return
+            if not length:
+                core.release(route, client)
+                continue
             flow = flow_of(client)
             if flow is None or flow.route is not route or flow.transaction is not None:
                 flow = core.to_client(route, client, bytes(view[position:stop]), now)

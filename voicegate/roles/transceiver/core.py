@@ -351,9 +351,11 @@ class TransceiverCore:
         call_id = entry.call.call_id
         del self._calls[call_id]
         del self._by_ufrag[entry.ufrag]
-        for client in entry.paths:
+        for client, relay in entry.paths.items():
             if self._by_client.get(client) is entry:
                 del self._by_client[client]
+                # The release of proto.link: after what was said on this path, in the same bundle.
+                self._outbound.setdefault(relay, []).append((client, b""))
         entry.armed = None
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1
