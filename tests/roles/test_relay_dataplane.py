@@ -225,6 +225,16 @@ def test_a_link_datagram_fans_out_to_many_clients_of_both_families(relay: Relay)
         assert [client.receive() for _ in range(3)] == [b"\x80" + client.packed] * 3
 
 
+def test_a_release_behind_the_last_words_ends_the_flow(relay: Relay) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    relay.connect(client, transceiver)
+    transceiver.answer((client.packed, b"\x80bye"), (client.packed, b""))
+    assert client.receive() == b"\x80bye"
+    until(lambda: not relay.core.flows)
+    assert relay.core.evicted == {"released": 1}
+
+
 def test_the_largest_payload_passes_and_a_larger_one_does_not(relay: Relay) -> None:
     relay.start()
     transceiver, client = relay.transceiver(7), Peer("::1")
@@ -337,7 +347,6 @@ def test_strangers_on_the_link_are_refused(relay: Relay) -> None:
         frame[:-1],
         frame[:5],
         frame + b"\x04",
-        encode_frame(client.packed, b""),
     ):
         before = relay.core.drops["link_frame"]
         transceiver.send(transceiver.header() + broken, relay.link)
