@@ -24,8 +24,9 @@ from voicegate.net.registry import RegistryError, open_registry
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext
 
-START_ORDER: tuple[Role, ...] = ("transceiver", "relay", "signaling")
-"""From the back to the front: who is reached is there before who reaches."""
+START_ORDER: tuple[Role, ...] = ("relay", "transceiver", "signaling")
+"""Who is reached is there before who reaches: calls say goodbye through the relay, signaling asks
+transceivers. Ended in the reverse order."""
 SWITCH_SECONDS = 0.0005
 """Where the relay's thread shares a process, how long another thread may hold the interpreter before it must
 give it back (Python's own is 5 ms, a quarter of an audio frame)."""
@@ -94,22 +95,57 @@ async def _run_roles(config: Config, roles: Sequence[Role]) -> None:
     """Start the roles, back to front, and run until cancelled."""
     keys = ClusterKeys.parse(config.keys.secrets or (f"0:{secrets.token_hex(32)}",))
     context = RoleContext(keys, open_registry(config, keys))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(context.registry.run)
+    async with trio.open_nursery() as nursery, _Stages(nursery) as stages:
+        await stages.start(context.registry.run)
         if "transceiver" in roles and not config.agent.url:
-            config = await _with_parrot(config, nursery)
+            config = await _with_parrot(config, stages)
         ready: dict[str, Any] = {}
         for role in START_ORDER:
             if role not in roles:
                 continue
             try:
-                ready[role] = await nursery.start(partial(_load(role), config, context))
+                ready[role] = await stages.start(partial(_load(role), config, context))
             except* OSError as group:
-                raise StartError(f"{role} cannot start: {_first(group)}") from None
+                cause = _first(group)
+                reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
+                raise StartError(f"{role} cannot start: {reason}") from None
             if role == "relay" and config.signaling.advertise == DEFAULT_ADVERTISE:
                 config = _replace(config, "signaling", advertise=tuple(ready["relay"]))
         _announce(roles, ready)
         await trio.sleep_forever()
+
+
+class _Stages:
+    """Tasks that are ended one after the other, the last one started first."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._running: list[tuple[trio.CancelScope, trio.Event]] = []
+
+    async def start(self, task: Callable[..., Awaitable[Any]]) -> Any:
+        """As `nursery.start`; from its start on only the end of the stages cancels the task."""
+        scope, ended = trio.CancelScope(), trio.Event()
+
+        async def stage(*, task_status: trio.TaskStatus[Any]) -> None:
+            try:
+                with scope:
+                    await task(task_status=task_status)
+            finally:
+                ended.set()
+
+        value = await self._nursery.start(stage)
+        scope.shield = True
+        self._running.append((scope, ended))
+        return value
+
+    async def __aenter__(self) -> _Stages:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.CancelScope(shield=True):
+            for scope, ended in reversed(self._running):
+                scope.cancel()
+                await ended.wait()
 
 
 class StartError(Exception):
@@ -131,10 +167,10 @@ def _load(role: Role) -> Callable[..., Awaitable[Any]]:
     return run_signaling
 
 
-async def _with_parrot(config: Config, nursery: trio.Nursery) -> Config:
+async def _with_parrot(config: Config, stages: _Stages) -> Config:
     from voicegate.agents.parrot.server import serve_parrot
 
-    url = await nursery.start(serve_parrot, "127.0.0.1:0")
+    url = await stages.start(partial(serve_parrot, "127.0.0.1:0"))
     return _replace(config, "agent", url=url)
 
 
