@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each CPU sample")
     parser.add_argument("--only", choices=["voicegate", "aiortc"], help="leave the other one out")
     arguments = parser.parse_args()
-    said = speech.say("One, two, three, four, five.")
+    said = speech.say("All of us are talking at once.")
     frames = opus_frames(speech.conversation(0.2, said, 0.7 + len(said) / speech.RATE + 0.3))
 
     results: dict[str, tuple[tuple[str, ...], Measured]] = {}

@@ -39,6 +39,8 @@ def assert_over(location: str) -> None:
     assert answer.status == 404 or '"ended"' in answer.body, answer
 
 
-def shots(name: str) -> Path:
-    """Where a screenshot of a test is kept (git-ignored)."""
-    return Path(__file__).resolve().parents[1] / "artifacts" / f"{name}.png"
+def artifact(name: str) -> Path:
+    """Where a screenshot or a recording is kept after the test, to look at or listen to (git-ignored)."""
+    directory = Path(__file__).resolve().parents[1] / "artifacts"
+    directory.mkdir(exist_ok=True)
+    return directory / name

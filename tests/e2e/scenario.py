@@ -59,13 +59,15 @@ def judge(
     *,
     said: Sound | None = None,
     correlation: float = 0.8,
-    level: float | None = 2.0,
+    level: float = 2.0,
+    shortest_gap: float = 0.03,
 ) -> None:
     """Assert that the parrot answered, was interrupted and answered again.
 
     `offset` is where on `heard` the microphone's time 0 is, in seconds, path and buffers included. `said` is
     the microphone's sound when the client has changed it. `correlation` is what two passes through the
-    client's own codec leave; `level` the greatest difference in decibels, None for any.
+    client's own codec leave of the waveform; `level` the greatest difference in decibels; `shortest_gap` what
+    counts as one, in seconds: a browser that stretches time moves sounds by a little.
     """
     microphone = script.sound if said is None else said
     first = _cut(microphone, *script.first)
@@ -76,9 +78,8 @@ def judge(
     assert match.correlation > correlation, f"the first answer is not what was said: {match}"
     assert match.envelope > 0.85, f"the first answer has another shape: {match}"
     assert 0.05 < match.lag < 2.5, f"the first answer came {match.lag:.2f} s after the turn"
-    if level is not None:
-        assert abs(match.gain) < level, f"the first answer has another level: {match}"
-    holes = speech.gaps(first, answer[round(match.lag * RATE) :])
+    assert abs(match.gain) < level, f"the first answer has another level: {match}"
+    holes = speech.gaps(first, answer[round(match.lag * RATE) :], shortest=shortest_gap)
     assert not holes, f"gaps in the first answer at {holes}"
 
     # The parrot was speaking when the third part began ...

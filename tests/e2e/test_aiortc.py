@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import assert_nothing_left, assert_over
+from tests.e2e.conftest import artifact, assert_nothing_left, assert_over
 from tests.e2e.scenario import Script, judge
 from tests.support import speech
 from tests.support.aiortc_client import AiortcCall, AiortcResult, start_call
@@ -34,7 +34,8 @@ def results(
         calls: dict[tuple[str, str], tuple[AiortcCall, Path, Gate]] = {}
         for ip, gate in (("ipv4", four), ("ipv6", six)):
             for profile in PROFILES:
-                heard = directory / f"{ip}-{profile}.wav"
+                heard = artifact(f"aiortc-{ip}-{profile}.wav")
+                heard.unlink(missing_ok=True)
                 call = start_call(
                     gate.calls_url, said=said, heard=heard, seconds=conversation.end + 2, profile=profile
                 )

@@ -59,7 +59,8 @@ def _ends(gate: Gate, fleet: Fleet, within: float) -> dict[str, object]:
     assert status["detail"], "the end has no words"
     if "connected" in call.times:
         call.wait_for("closed", 5)
-    assert gate.metrics().total("voicegate_transceiver_ends_total", reason="agent_lost") >= 1
+    ends = gate.metrics().total("voicegate_transceiver_ends_total", reason=str(status["detail"]))
+    assert ends == 1, gate.metrics().like("transceiver_ends")
     call_id = location.rpartition("/")[2]
     assert [line for line in gate.log_lines(call=call_id) if line.get("reason") == "agent_lost"]
     if not call.closed:

@@ -20,7 +20,7 @@ SECONDS = 20.0
 
 
 def test_fifty_calls_for_twenty_seconds(tmp_path: Path) -> None:
-    said = speech.say("One, two, three, four.")
+    said = speech.say("All fifty of us are talking at once.")
     turn = speech.conversation(0.4, said, 0.7 + len(said) / speech.RATE + 0.6)
     frames = opus_frames(turn)
     with cluster(tmp_path) as gate, Fleet() as fleet:

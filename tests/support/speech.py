@@ -131,6 +131,8 @@ class Match:
 
 def find(said: Sound, heard: Sound, rate: int = RATE) -> Match:
     """The best place of `said` in `heard` by normalised cross-correlation of the waveforms."""
+    # The recording may end with the last audible sample, before the end of `said`.
+    heard = np.concatenate([heard, np.zeros(len(said) // 4, dtype=np.float32)])
     if len(heard) < len(said):
         heard = np.concatenate([heard, np.zeros(len(said) - len(heard), dtype=np.float32)])
     size = 1 << (len(heard) + len(said)).bit_length()
