@@ -36,7 +36,7 @@ not."""
 MAX_TRACEBACK = 16_000
 """Some 150 lines: an exception group with a handful of causes."""
 MAX_DEPTH = 4
-"""Nesting that is walked into; what is deeper is shown as one text."""
+"""Nesting that is shown; an event or a header table is two or three deep."""
 
 _SECRET_NAME = re.compile(
     r"secret|key|pass(word|wd)|pwd|authorization|cookie|credential|token|ufrag|ticket|sdp", re.IGNORECASE
@@ -149,9 +149,11 @@ class _Cleaner:
             return value
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value[:64]).hex()
-        if depth < MAX_DEPTH and isinstance(value, Mapping):
+        if isinstance(value, Mapping | list | tuple | set | frozenset) and depth >= MAX_DEPTH:
+            return "…"
+        if isinstance(value, Mapping):
             return {str(k): self._value(str(k), v, depth + 1) for k, v in value.items()}
-        if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
+        if isinstance(value, list | tuple | set | frozenset):
             return [self._value(name, item, depth + 1) for item in value]
         return _clean_text(value if isinstance(value, str) else repr(value), keep_lines=name == "exception")
 

@@ -1,4 +1,4 @@
-"""Registries: memory, static, and Redis with a real server that is killed, emptied, written to by strangers."""
+"""Registries: memory, static, and Redis with a real server that is killed, emptied, overwritten."""
 
 from __future__ import annotations
 

@@ -194,26 +194,34 @@ async def serve_http(
         config = _hypercorn_config(certificate, private_key)
         config.create_ssl_context()  # a bad certificate is told before anything is started
         config.bind = [f"fd://{listener.detach()}"]
-    stop = trio.Event()
+    stop, up = trio.Event(), _Up()
 
-    async def serve_shielded(task_status: trio.TaskStatus[list[str]]) -> None:
+    async def serve_shielded() -> None:
         # Hypercorn stops gracefully only on its own trigger, which cancellation must not overtake.
         with trio.CancelScope(shield=True):
             await serve(
-                _finishing_sends(app),
-                config,
-                shutdown_trigger=stop.wait,
-                task_status=task_status,
-                mode="asgi",
+                _finishing_sends(app), config, shutdown_trigger=stop.wait, task_status=up, mode="asgi"
             )
 
     async with trio.open_nursery() as nursery:
-        try:  # from here on: a cancellation may come while it starts
-            await nursery.start(serve_shielded)
+        # Not `nursery.start`: cancelled while it starts, that would wait for the end of a shielded task.
+        nursery.start_soon(serve_shielded)
+        try:
+            await up.event.wait()
             task_status.started([bound])
             await trio.sleep_forever()
         finally:
             stop.set()
+
+
+class _Up(trio.TaskStatus[list[str]]):
+    """Takes Hypercorn's word that it is listening."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def started(self, value: list[str] | None = None) -> None:
+        self.event.set()
 
 
 def format_listen(host: str, port: int) -> str:

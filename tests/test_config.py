@@ -1,0 +1,197 @@
+"""Loading and checking the configuration: every problem is a sentence that names its key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voicegate.config import (
+    DEFAULT_ADVERTISE,
+    ROLES,
+    Config,
+    ConfigError,
+    Role,
+    StaticTransceiver,
+    check,
+    load_config,
+    parse_listen,
+)
+
+FILES = Path(__file__).resolve().parents[1] / "config"
+SECRET = "0:" + "s" * 32
+
+
+def test_defaults_run_in_one_process() -> None:
+    config = load_config(None, {})
+    assert config == Config()
+    assert check(config, ROLES) == []
+    assert config.signaling.advertise == DEFAULT_ADVERTISE == config.relay.listen
+
+
+def test_the_full_file_names_every_key_with_its_default() -> None:
+    data = tomllib.loads((FILES / "voicegate.toml").read_text())
+    assert set(data) == set(Config.__struct_fields__)
+    for section, table in data.items():
+        assert set(table) == set(getattr(Config(), section).__struct_fields__), section
+    assert load_config(FILES / "voicegate.toml", {}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"),
+    [
+        ("voicegate", ROLES),
+        ("relay", ("relay",)),
+        ("transceiver", ("transceiver",)),
+        ("signaling", ("signaling",)),
+        ("cluster", ("relay",)),
+        ("cluster", ("transceiver",)),
+        ("cluster", ("signaling",)),
+    ],
+)
+def test_every_file_is_usable_for_its_role(name: str, roles: tuple[Role, ...]) -> None:
+    environ = {} if name in ("voicegate", "cluster") else {"VOICEGATE_KEYS_SECRETS": SECRET}
+    assert check(load_config(FILES / f"{name}.toml", environ), roles) == []
+
+
+def test_the_shared_files_hold_no_secret_but_the_marked_one() -> None:
+    for path in FILES.glob("*.toml"):
+        secrets = load_config(path, {}).keys.secrets
+        assert not secrets or (path.name == "cluster.toml" and "development-only" in secrets[0])
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[relay]\nlisten = ["127.0.0.1:1"]\nmax_flows = 5\n[signaling]\ndemo_page = true\n')
+    environ = {
+        "VOICEGATE_RELAY_LISTEN": "127.0.0.1:2, [::1]:3,",
+        "VOICEGATE_SIGNALING_DEMO_PAGE": "false",
+        "VOICEGATE_REGISTRY_LEASE_SECONDS": "2.5",
+        "VOICEGATE_REGISTRY_TRANSCEIVERS": '[{"id": 3, "link": "10.0.0.1:1", "control": "10.0.0.1:2"}]',
+        "VOICEGATE_KEYS_SECRETS": "",
+        "PATH": "/bin",
+    }
+    config = load_config(path, environ)
+    assert config.relay.listen == ("127.0.0.1:2", "[::1]:3")
+    assert config.relay.max_flows == 5
+    assert config.signaling.demo_page is False
+    assert config.registry.lease_seconds == 2.5
+    assert config.registry.transceivers == (StaticTransceiver(id=3, link="10.0.0.1:1", control="10.0.0.1:2"),)
+    assert config.keys.secrets == ()
+
+
+def test_every_key_has_a_variable() -> None:
+    for section in Config.__struct_fields__:
+        for key, value in msgspec.structs.asdict(getattr(Config(), section)).items():
+            if key == "transceivers":
+                text = "[]"
+            else:
+                text = ",".join(value) if isinstance(value, tuple) else str(value).lower()
+            assert load_config(None, {f"VOICEGATE_{section}_{key}".upper(): text}) == Config(), (section, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "says"),
+    [
+        ("[relay]\nmax_flows = 'many'", {}, "relay.max_flows: Expected `int`, got `str`"),
+        ("[relay]\nmax_flow = 1", {}, "max_flow"),
+        ("[relais]\nx = 1", {}, r"no section \[relais\]; the sections are log, keys"),
+        ("[relay", {}, "is not TOML"),
+        ("relay = 3", {}, "relay: Expected `object`"),
+        ("relay = 3", {"VOICEGATE_RELAY_MAX_FLOWS": "1"}, r"\[relay\] must be a table"),
+        ("", {"VOICEGATE_RELAY_MAX_FLOW": "1"}, "VOICEGATE_RELAY_MAX_FLOW names no key"),
+        ("", {"VOICEGATE_X": "1"}, "VOICEGATE_X names no key"),
+        ("", {"VOICEGATE_RELAY_MAX_FLOWS": "many"}, "VOICEGATE_RELAY_MAX_FLOWS: Expected `int`"),
+        ("", {"VOICEGATE_LOG_LEVEL": "loud"}, "VOICEGATE_LOG_LEVEL: Invalid enum value 'loud'"),
+        ("", {"VOICEGATE_REGISTRY_TRANSCEIVERS": "{"}, "VOICEGATE_REGISTRY_TRANSCEIVERS: "),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, text: str, environ: dict[str, str], says: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_config(path, environ)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*none.toml: No such file"):
+        load_config(tmp_path / "none.toml", {})
+
+
+TABLE = [{"id": 1, "link": "10.0.0.1:1", "control": "10.0.0.1:2"}]
+SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1/0"}}
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "says"),
+    [
+        ("relay", {"keys": {"secrets": []}}, "keys.secrets is empty"),
+        ("relay", {"keys": {"secrets": ["9:" + "s" * 32]}}, "keys.secrets: a secret must be written"),
+        ("relay", {"keys": {"secrets": ["0:short"]}}, "needs at least 32"),
+        ("relay", {"registry": {"redis": ""}}, "set registry.redis or list registry.transceivers"),
+        ("relay", {"registry": {"redis": "localhost"}}, "registry.redis must be a URL"),
+        ("relay", {"registry": {"cluster": 4096}}, "registry.cluster must be"),
+        ("relay", {"registry": {"lease_seconds": 0.1}}, "registry.lease_seconds"),
+        ("relay", {"registry": {"transceivers": TABLE * 2}}, "ids are different numbers"),
+        ("relay", {"registry": {"transceivers": [TABLE[0] | {"link": "10.0.0.1:0"}]}}, "needs a port"),
+        ("relay", {"registry": {"transceivers": [TABLE[0] | {"capacity": 0}]}}, "capacity must be"),
+        ("relay", {"relay": {"listen": []}}, "relay.listen is empty"),
+        ("relay", {"relay": {"listen": ["example.org:1"]}}, "'example.org' is not an IP address"),
+        ("relay", {"relay": {"listen": ["::1:80"]}}, "needs brackets"),
+        ("relay", {"relay": {"listen": ["127.0.0.1:99999"]}}, "not of the form address:port"),
+        ("relay", {"relay": {"link_listen": "0.0.0.0:1"}}, "relay.link_listen: 0.0.0.0:1 names no machine"),
+        ("relay", {"relay": {"ops_listen": "x"}}, "relay.ops_listen"),
+        ("relay", {"relay": {"allowed_networks": ["10.0.0.1/8"]}}, "relay.allowed_networks: 10.0.0.1/8 has host"),
+        ("relay", {"relay": {"max_flows": 0}}, "relay.max_flows"),
+        ("relay", {"relay": {"flow_idle_seconds": 0}}, "relay.flow_idle_seconds"),
+        ("relay", {"relay": {"pin_cpu": -3}}, "relay.pin_cpu"),
+        ("transceiver", {}, "agent.url is empty"),
+        ("transceiver", {"agent": {"url": "http://x"}}, "agent.url must begin with ws"),
+        ("transceiver", {"agent": {"headers": ["x"]}}, "agent.headers"),
+        ("transceiver", {"agent": {"headers": ["x: 1\r\ny: 2"]}}, "agent.headers"),
+        ("transceiver", {"agent": {"session": "[]"}}, "agent.session must be a JSON object"),
+        ("transceiver", {"agent": {"stall_seconds": 0}}, "agent.stall_seconds"),
+        ("transceiver", {"transceiver": {"id": 2**20}}, "transceiver.id must be"),
+        ("transceiver", {"transceiver": {"link_listen": "[::]:1"}}, "transceiver.link_listen"),
+        ("transceiver", {"transceiver": {"control_listen": "0.0.0.0:0"}}, "transceiver.control_listen"),
+        ("transceiver", {"transceiver": {"max_calls": 0}}, "transceiver.max_calls"),
+        ("transceiver", {"transceiver": {"idle_seconds": 0}}, "transceiver.idle_seconds"),
+        ("transceiver", {"transceiver": {"drain_seconds": -1}}, "transceiver.drain_seconds"),
+        ("transceiver", {"registry": {"redis": "", "transceivers": TABLE}}, "0 is not in registry.transceivers"),
+        ("signaling", {"signaling": {"listen": "0.0.0.0:80"}}, "needs signaling.api_keys"),
+        ("signaling", {"signaling": {"listen": "203.0.113.1:80"}}, "needs signaling.api_keys"),
+        ("signaling", {"signaling": {"api_keys": ["short"]}}, "signaling.api_keys: a key must have"),
+        ("signaling", {"signaling": {"advertise": []}}, "signaling.advertise is empty"),
+        ("signaling", {"signaling": {"advertise": ["127.0.0.1:0"]}}, "signaling.advertise: 127.0.0.1:0 needs"),
+        ("signaling", {"signaling": {"advertise": ["0.0.0.0:1"]}}, "signaling.advertise"),
+        ("signaling", {"signaling": {"certificate": "/x.pem"}}, "set without signaling.private_key"),
+        ("signaling", {"signaling": {"private_key": "/x.pem"}}, "cannot read /x.pem"),
+        ("signaling", {"signaling": {"allowed_origins": ["example.com"]}}, "signaling.allowed_origins"),
+        ("signaling", {"signaling": {"max_setups": 0}}, "signaling.max_setups"),
+    ],
+)
+def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], says: str) -> None:
+    data = {section: {**SPLIT.get(section, {}), **changes.get(section, {})} for section in {*SPLIT, *changes}}
+    problems = check(msgspec.convert(data, type=Config), [role])
+    assert any(says in problem for problem in problems), problems
+    assert SECRET not in " ".join(problems)
+
+
+def test_a_public_address_is_served_with_keys() -> None:
+    data = {**SPLIT, "signaling": {"listen": "0.0.0.0:443", "api_keys": ["k" * 16]}}
+    assert check(msgspec.convert(data, type=Config), ["signaling"]) == []
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
+    try:
+        host, port = parse_listen(text)
+    except ValueError as error:
+        assert repr(text) in str(error)
+    else:
+        assert 0 <= port <= 65535 and host
