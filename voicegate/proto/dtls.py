@@ -129,10 +129,12 @@ class DtlsEndpoint:
         self._dropped_data = 0
 
     def receive_datagram(self, data: bytes, now: float) -> None:
-        """Take one datagram of the peer's address. BadPacket if nothing in it was of use; parts of a
-        datagram that are dropped beside good ones are counted in `statistics` only. No BadPacket is no
-        proof of anything before DtlsConnected; after it, something in the datagram was authentic or the
-        repetition of what was."""
+        """Take one datagram of the peer's address.
+
+        BadPacket if nothing in it was of use; then there is nothing new to poll either. Parts that are dropped
+        beside good ones are counted in `statistics` only. Before DtlsConnected no BadPacket is no proof of
+        anything; after it, something in the datagram was authentic or the repetition of what was.
+        """
         if self._closed():
             raise BadPacket("dtls_closed")
         self._received += 1
