@@ -131,7 +131,7 @@ class DtlsEndpoint:
     def receive_datagram(self, data: bytes, now: float) -> None:
         """Take one datagram of the peer's address.
 
-        BadPacket if nothing in it was of use; then there is nothing new to poll either. Parts that are dropped
+        BadPacket if nothing in it was of use, and then nothing new is there to poll. Parts that are dropped
         beside good ones are counted in `statistics` only. Before DtlsConnected no BadPacket is no proof of
         anything; after it, something in the datagram was authentic or the repetition of what was.
         """
