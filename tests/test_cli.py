@@ -23,7 +23,9 @@ QUIET = {"VOICEGATE_SIGNALING_LISTEN": "127.0.0.1:0", "VOICEGATE_RELAY_LISTEN": 
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), env=environment(environ), capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        command(*arguments), env=environment(environ), capture_output=True, text=True, timeout=30
+    )
 
 
 def test_version_and_help() -> None:
@@ -64,7 +66,9 @@ def test_a_taken_port_is_one_line() -> None:
         address = "127.0.0.1:%d" % taken.getsockname()[1]
         result = run(**{**QUIET, "VOICEGATE_SIGNALING_LISTEN": address})
     assert result.returncode == 1
-    assert f"voicegate: signaling cannot start: cannot listen on {address}: Address already in use" in told(result)
+    assert f"voicegate: signaling cannot start: cannot listen on {address}: Address already in use" in told(
+        result
+    )
     with socket.socket(type=socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         address = "127.0.0.1:%d" % taken.getsockname()[1]

@@ -111,7 +111,9 @@ def test_every_key_has_a_variable() -> None:
         ("", {"VOICEGATE_REGISTRY_TRANSCEIVERS": "{"}, "VOICEGATE_REGISTRY_TRANSCEIVERS: "),
     ],
 )
-def test_what_cannot_be_loaded_is_named(tmp_path: Path, text: str, environ: dict[str, str], says: str) -> None:
+def test_what_cannot_be_loaded_is_named(
+    tmp_path: Path, text: str, environ: dict[str, str], says: str
+) -> None:
     path = tmp_path / "c.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=says):
@@ -146,7 +148,11 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"relay": {"listen": ["127.0.0.1:99999"]}}, "not of the form address:port"),
         ("relay", {"relay": {"link_listen": "0.0.0.0:1"}}, "relay.link_listen: 0.0.0.0:1 names no machine"),
         ("relay", {"relay": {"ops_listen": "x"}}, "relay.ops_listen"),
-        ("relay", {"relay": {"allowed_networks": ["10.0.0.1/8"]}}, "relay.allowed_networks: 10.0.0.1/8 has host"),
+        (
+            "relay",
+            {"relay": {"allowed_networks": ["10.0.0.1/8"]}},
+            "relay.allowed_networks: 10.0.0.1/8 has host",
+        ),
         ("relay", {"relay": {"max_flows": 0}}, "relay.max_flows"),
         ("relay", {"relay": {"flow_idle_seconds": 0}}, "relay.flow_idle_seconds"),
         ("relay", {"relay": {"pin_cpu": -3}}, "relay.pin_cpu"),
@@ -162,12 +168,20 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("transceiver", {"transceiver": {"max_calls": 0}}, "transceiver.max_calls"),
         ("transceiver", {"transceiver": {"idle_seconds": 0}}, "transceiver.idle_seconds"),
         ("transceiver", {"transceiver": {"drain_seconds": -1}}, "transceiver.drain_seconds"),
-        ("transceiver", {"registry": {"redis": "", "transceivers": TABLE}}, "0 is not in registry.transceivers"),
+        (
+            "transceiver",
+            {"registry": {"redis": "", "transceivers": TABLE}},
+            "0 is not in registry.transceivers",
+        ),
         ("signaling", {"signaling": {"listen": "0.0.0.0:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"listen": "203.0.113.1:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"api_keys": ["short"]}}, "signaling.api_keys: a key must have"),
         ("signaling", {"signaling": {"advertise": []}}, "signaling.advertise is empty"),
-        ("signaling", {"signaling": {"advertise": ["127.0.0.1:0"]}}, "signaling.advertise: 127.0.0.1:0 needs"),
+        (
+            "signaling",
+            {"signaling": {"advertise": ["127.0.0.1:0"]}},
+            "signaling.advertise: 127.0.0.1:0 needs",
+        ),
         ("signaling", {"signaling": {"advertise": ["0.0.0.0:1"]}}, "signaling.advertise"),
         ("signaling", {"signaling": {"certificate": "/x.pem"}}, "set without signaling.private_key"),
         ("signaling", {"signaling": {"private_key": "/x.pem"}}, "cannot read /x.pem"),
