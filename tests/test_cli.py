@@ -63,7 +63,7 @@ def test_a_taken_port_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = run(**{**QUIET, "VOICEGATE_SIGNALING_LISTEN": address})
     assert result.returncode == 1
     assert f"voicegate: signaling cannot start: cannot listen on {address}: Address already in use" in told(
@@ -71,7 +71,7 @@ def test_a_taken_port_is_one_line() -> None:
     )
     with socket.socket(type=socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = run(**{**QUIET, "VOICEGATE_RELAY_LISTEN": address})
     assert result.returncode == 1
     assert address in told(result) and "in use" in told(result)
@@ -93,7 +93,7 @@ def test_all_roles_in_one_process_until_a_signal(number: signal.Signals) -> None
     with started() as process:
         ready = wait_for(process, "voicegate is ready")
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", ready["open"])
-        up = [line for line in process.lines if line["event"] == "signaling is up"][0]
+        up = next(line for line in process.lines if line["event"] == "signaling is up")
         assert up["advertise"] == ready["relay"], "the answer names the port that the relay really has"
         assert not up["advertise"][0].endswith(":0")
         process.send_signal(number)

@@ -151,7 +151,7 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         (
             "relay",
             {"relay": {"allowed_networks": ["10.0.0.1/8"]}},
-            "relay.allowed_networks: 10.0.0.1/8 has host",
+            "allowed_networks: 10.0.0.1/8 has host",
         ),
         ("relay", {"relay": {"max_flows": 0}}, "relay.max_flows"),
         ("relay", {"relay": {"flow_idle_seconds": 0}}, "relay.flow_idle_seconds"),
@@ -171,7 +171,7 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         (
             "transceiver",
             {"registry": {"redis": "", "transceivers": TABLE}},
-            "0 is not in registry.transceivers",
+            "is not in registry.transceivers",
         ),
         ("signaling", {"signaling": {"listen": "0.0.0.0:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"listen": "203.0.113.1:80"}}, "needs signaling.api_keys"),
@@ -180,7 +180,7 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         (
             "signaling",
             {"signaling": {"advertise": ["127.0.0.1:0"]}},
-            "signaling.advertise: 127.0.0.1:0 needs",
+            "advertise: 127.0.0.1:0 needs",
         ),
         ("signaling", {"signaling": {"advertise": ["0.0.0.0:1"]}}, "signaling.advertise"),
         ("signaling", {"signaling": {"certificate": "/x.pem"}}, "set without signaling.private_key"),

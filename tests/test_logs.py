@@ -43,8 +43,8 @@ def say(**fields: Any) -> Any:
 
 @pytest.mark.parametrize(
     "name",
-    ["secret", "api_key", "keys", "password", "ice_pwd", "Authorization", "cookie", "token", "ufrag", "ticket",
-     "sdp", "offer_sdp", "credentials"],
+    ["secret", "api_key", "keys", "password", "ice_pwd", "Authorization", "cookie", "token", "ufrag",
+     "ticket", "sdp", "offer_sdp", "credentials"],
 )  # fmt: skip
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_no_secret_by_its_name(name: str, format: str) -> None:

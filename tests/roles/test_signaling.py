@@ -141,8 +141,11 @@ async def test_a_call_from_offer_to_end() -> None:
         call_id = location.removeprefix(CALLS + "/")
         assert call_id.startswith("rtc_")
         assert transceiver.calls[call_id] == {
-            "sdp": "v=0\r\n", "candidates": ["203.0.113.1:3478", "[2001:db8::1]:3478"], "model": "m-1", "session": None,
-        }  # fmt: skip
+            "sdp": "v=0\r\n",
+            "candidates": ["203.0.113.1:3478", "[2001:db8::1]:3478"],
+            "model": "m-1",
+            "session": None,
+        }
         assert at.registry.records[7].calls == 1, "the answer's load is known before the registry says so"
         status = await at.ask("GET", location)
         assert (status.status, json.loads(status.content)) == (200, {"state": "connected"})
