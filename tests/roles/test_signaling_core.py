@@ -92,7 +92,8 @@ def test_any_request_is_an_offer_or_a_bad_one(content_type: str, body: bytes) ->
 @pytest.mark.parametrize(
     ("header", "known"),
     [("Bearer one", True), ("bearer two", True), ("Bearer  two ", True), ("Bearer on", False),
-     ("Bearer ones", False), ("Bearer", False), ("", False), ("Basic one", False), ("one", False), ("Bearer \udcff", False)],
+     ("Bearer ones", False), ("Bearer", False), ("", False), ("Basic one", False), ("one", False),
+     ("Bearer \udcff", False)],
 )  # fmt: skip
 def test_keys(header: str, known: bool) -> None:
     assert core.key_is_known(header, ("one", "two")) is known
