@@ -245,9 +245,10 @@ class Call:
         self._dtls.receive_datagram(data, now)
         if self.state is CallState.CONNECTING:
             self._send_to(client)
+        else:
+            # Authentic or a repetition of what was: enough to say that the client lives, not where.
+            self._last_authenticated = now
         self._drain_dtls(now)
-        # A handshake record proves nothing about who sent it; records after it do, but only SRTP is
-        # frequent enough to matter for the reply path.
         return False
 
     def _receive_srtp(self, data: bytes, client: ClientAddress, now: float) -> bool:

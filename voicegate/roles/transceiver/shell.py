@@ -73,7 +73,9 @@ async def run(
     )
     stop = trio.Event()
 
-    async def serve(task_status: trio.TaskStatus[None]) -> None:
+    started = trio.Event()
+
+    async def serve() -> None:
         nonlocal worker
         host, port = split_host_port(settings.link_listen)
         with (
@@ -96,15 +98,17 @@ async def run(
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()
-                task_status.started()
+                started.set()
                 await stop.wait()
                 await worker.shut_down()
                 nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve)
-        task_status.started()
+        # Not `nursery.start`: it would wait for ever for a child that shields itself while we are cancelled.
+        nursery.start_soon(serve)
         try:
+            await started.wait()
+            task_status.started()
             await trio.sleep_forever()
         finally:
             stop.set()
