@@ -85,9 +85,9 @@ class Handshake:
 
     def judge_cookie_untrusted(
         self, data: bytes, packet_tag: int, peer_tag: int, now: float
-    ) -> tuple[CookieAction, Init]:
-        """`packet_tag`: of the packet's header; `peer_tag`: what we know, 0 if nothing. BadPacket:
-        sctp_cookie, sctp_tag."""
+    ) -> tuple[CookieAction, Init, float]:
+        """What to do, the peer's values, and the cookie's age in seconds. `packet_tag`: of the packet's header;
+        `peer_tag`: what we know, 0 if nothing. BadPacket: sctp_cookie, sctp_tag."""
         cookie = open_cookie_untrusted(self._key, data)
         if packet_tag != cookie.local_tag:  # RFC 9260 section 5.1.5, rule 3
             raise BadPacket("sctp_tag")
@@ -100,13 +100,14 @@ class Handshake:
             bool(cookie.extensions & 1),
             bool(cookie.extensions & 2),
         )
+        age = max(now - cookie.created / 1000, 0.0)
         ours, theirs = cookie.local_tag == self.tag, cookie.peer_tag == peer_tag
         if ours and theirs:
-            return CookieAction.REPEAT, init  # also an old one: section 5.2.4, rule 3
-        if now - cookie.created / 1000 > COOKIE_LIFE:
-            return CookieAction.STALE, init
+            return CookieAction.REPEAT, init, age  # also an old one: section 5.2.4, rule 3
+        if age > COOKIE_LIFE:
+            return CookieAction.STALE, init, age
         if ours:
-            return CookieAction.ESTABLISH, init
+            return CookieAction.ESTABLISH, init, age
         if peer_tag and (cookie.tie_local, cookie.tie_peer) == (self.tag, peer_tag):
-            return CookieAction.RESTART, init
-        return CookieAction.IGNORE, init
+            return CookieAction.RESTART, init, age
+        return CookieAction.IGNORE, init, age

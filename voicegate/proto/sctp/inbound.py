@@ -15,8 +15,8 @@ RECEIVE_BUFFER: Final = 2 * MAX_MESSAGE
 """Bytes, our a_rwnd: one message of the largest size in parts, with the cost of its chunks, and what comes
 meanwhile."""
 HARD_LIMIT: Final = RECEIVE_BUFFER + MAX_MESSAGE + MAX_MESSAGE // 1024 * CHUNK_COST
-"""Beyond the buffer only the next TSN in turn is taken: it is what lets a blocked message through. A peer for
-whom this is not enough has broken the rules of ordering and is stuck by its own doing."""
+"""Beyond the buffer only the next TSN in turn is taken, and only if the owner has nothing to take: then it is what lets a blocked message through. A peer for whom this is not enough has broken the rules of
+ordering and is stuck by its own doing."""
 SACK_DELAY: Final = 0.02
 """Seconds. RFC 9260 section 6.2 allows 0.2; a peer's RTO and its closing of a message wait for this, so it is
 one audio frame."""
@@ -67,9 +67,10 @@ class Inbound:
             self._due = True  # RFC 9260 sections 6.2, 6.7; RFC 7053
         if tsn - cumulative > MAX_AHEAD:
             self._refuse("sctp_tsn_far_ahead")
-        held = reassembly.held
-        if held > RECEIVE_BUFFER and tsn > cumulative and (tsn != cumulative + 1 or held > HARD_LIMIT):
-            self._refuse("sctp_buffer_full")
+        if reassembly.held > RECEIVE_BUFFER and tsn > cumulative:
+            unblocks = tsn == cumulative + 1 and not reassembly.delivered
+            if not unblocks or reassembly.held > HARD_LIMIT:
+                self._refuse("sctp_buffer_full")
         if not received.record(tsn):
             self._due = True
             return None

@@ -39,12 +39,13 @@ _OPENING: Final = frozenset((State.LISTENING, State.COOKIE_WAIT, State.COOKIE_EC
 class _Retry:
     """T1 or T2: what is to be sent again (RFC 9260 sections 5.1, 9.2)."""
 
-    __slots__ = ("attempts", "chunk", "deadline", "limit", "tag")
+    __slots__ = ("attempts", "chunk", "deadline", "limit", "started", "tag")
 
-    def __init__(self, chunk: bytes, tag: int, deadline: float, limit: int) -> None:
+    def __init__(self, chunk: bytes, tag: int, now: float, timeout: float, limit: int) -> None:
         self.chunk = chunk
         self.tag = tag
-        self.deadline = deadline
+        self.started = now
+        self.deadline = now + timeout
         self.limit = limit
         self.attempts = 0
 
@@ -115,6 +116,8 @@ class Lifecycle:
     def receive_init_ack(self, value: bytes, now: float) -> None:
         """BadPacket: sctp_init, sctp_parameter."""
         init = parse_init_untrusted(value)
+        if self._retry is not None and not self._retry.attempts:
+            self.timeout.measured(now - self._retry.started)
         echo = wire.build_chunk(ChunkType.COOKIE_ECHO, 0, init.cookie)
         if not init.cookie or len(echo) > wire.MAX_PACKET - wire.COMMON_HEADER:
             raise BadPacket("sctp_init")
@@ -125,9 +128,11 @@ class Lifecycle:
     def receive_cookie(self, value: bytes, tag: int, now: float) -> None:
         """A COOKIE ECHO in a packet with this tag (RFC 9260 sections 5.1.5, 5.2.4). BadPacket: sctp_cookie,
         sctp_tag, sctp_stale_cookie, sctp_late_cookie."""
-        action, init = self._handshake.judge_cookie_untrusted(value, tag, self.peer_tag, now)
+        action, init, age = self._handshake.judge_cookie_untrusted(value, tag, self.peer_tag, now)
         match action:
             case CookieAction.REPEAT | CookieAction.ESTABLISH if self.opening:
+                if self.state is State.LISTENING:
+                    self.timeout.measured(age)  # our answer to its INIT came back as the cookie
                 self.establish(init)
                 self.send(wire.build_chunk(ChunkType.COOKIE_ACK, 0, b""))
             case CookieAction.REPEAT:
@@ -245,7 +250,7 @@ class Lifecycle:
 
     def _repeatedly(self, chunk: bytes, tag: int, now: float, limit: int) -> None:
         self.send_alone(chunk, tag)
-        self._retry = _Retry(chunk, tag, now + self.timeout.value, limit)
+        self._retry = _Retry(chunk, tag, now, self.timeout.value, limit)
 
     def _move(self, trigger: Trigger) -> None:
         self.state = next_state(self.state, trigger)
