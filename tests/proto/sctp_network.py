@@ -75,11 +75,13 @@ class World:
 
     def run(self, limit: float = 60.0, until: Callable[[], bool] | None = None) -> World:
         sides = (self.left, self.right)
-        while not (until and until()):
+        while True:
             if self.busy:
                 self.busy(self.now)
             for side in (0, 1):
                 self._drain(side)
+            if until and until():
+                return self
             deadlines = [d for peer in sides if (d := peer.next_deadline()) is not None]
             upcoming = [*deadlines, *(entry[0] for entry in self.queue[:1])]
             if not upcoming or min(upcoming) > limit:
@@ -97,7 +99,6 @@ class World:
                     deadline = peer.next_deadline()
                     if deadline is not None and deadline <= self.now:
                         peer.handle_timeout(self.now)
-        return self
 
     def messages(self, side: int) -> list[Message]:
         return [event for event in self.events[side] if isinstance(event, Message)]

@@ -158,13 +158,15 @@ class Association:
         """Take one packet out of DTLS. BadPacket if a part of it is of no use (reasons of `wire`, and
         sctp_closed, sctp_port, sctp_tag, sctp_unexpected_chunk, ...); the good parts count."""
         life = self._life
-        if life.state is State.CLOSED:
-            raise BadPacket("sctp_closed")
         packet = wire.parse_packet_untrusted(data)
         self._begin(now)
         self._received += 1
         if (packet.destination, packet.source) != self._ports:
             raise BadPacket("sctp_port")
+        if life.state is State.CLOSED:
+            if packet.chunks[0][0] == ChunkType.SHUTDOWN_ACK:
+                life.repeat_shutdown_complete(packet.tag)
+            raise BadPacket("sctp_closed")
         try:
             if packet.tag == life.tag:
                 self._receive_chunks(data, packet.chunks, now)

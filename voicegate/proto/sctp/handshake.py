@@ -86,8 +86,8 @@ class Handshake:
     def judge_cookie_untrusted(
         self, data: bytes, packet_tag: int, peer_tag: int, now: float
     ) -> tuple[CookieAction, Init, float]:
-        """What to do, the peer's values, and the cookie's age in seconds. `packet_tag`: of the packet's header;
-        `peer_tag`: what we know, 0 if nothing. BadPacket: sctp_cookie, sctp_tag."""
+        """What to do, the peer's values, and the cookie's age in seconds. `packet_tag`: of the packet's
+        header; `peer_tag`: what we know, 0 if nothing. BadPacket: sctp_cookie, sctp_tag."""
         cookie = open_cookie_untrusted(self._key, data)
         if packet_tag != cookie.local_tag:  # RFC 9260 section 5.1.5, rule 3
             raise BadPacket("sctp_tag")

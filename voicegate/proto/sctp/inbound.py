@@ -15,8 +15,9 @@ RECEIVE_BUFFER: Final = 2 * MAX_MESSAGE
 """Bytes, our a_rwnd: one message of the largest size in parts, with the cost of its chunks, and what comes
 meanwhile."""
 HARD_LIMIT: Final = RECEIVE_BUFFER + MAX_MESSAGE + MAX_MESSAGE // 1024 * CHUNK_COST
-"""Beyond the buffer only the next TSN in turn is taken, and only if the owner has nothing to take: then it is what lets a blocked message through. A peer for whom this is not enough has broken the rules of
-ordering and is stuck by its own doing."""
+"""Beyond the buffer only the next TSN in turn is taken, and only if the owner has nothing to take: then it is
+what lets a blocked message through. A peer for whom this is not enough has broken the rules of ordering and
+is stuck by its own doing."""
 SACK_DELAY: Final = 0.02
 """Seconds. RFC 9260 section 6.2 allows 0.2; a peer's RTO and its closing of a message wait for this, so it is
 one audio frame."""

@@ -185,6 +185,10 @@ class Lifecycle:
         self.send_alone(wire.build_chunk(ChunkType.SHUTDOWN_COMPLETE, 0, b""), self.peer_tag)
         self.finish("shutdown")
 
+    def repeat_shutdown_complete(self, tag: int) -> None:
+        """The peer has not heard that all is over: RFC 9260 section 8.4, rule 5."""
+        self.send_alone(wire.build_chunk(ChunkType.SHUTDOWN_COMPLETE, wire.FLAG_T, b""), tag)
+
     def all_acked(self, now: float) -> None:
         """Nothing of ours is left to deliver."""
         if self.state is State.SHUTDOWN_PENDING:
