@@ -282,13 +282,9 @@ class Conversation:
     def _agent_error(self, event: AgentError, now: float) -> None:
         param = error_param(event.raw)
         about = f"{param} {event.code} {event.message}"
-        if not self._upstream.ready and self._session.effective:
-            self._outbox.counts["internal_errors"] += 1  # about the dialler's own session.update
-        elif self._session.owns(event.event_id, about):
+        if self._session.owns(event.event_id, about):
             self._session_outputs(self._session.refused(event.event_id, param, event.message, now))
-        elif self._upstream.owns(event.event_id, about) or (
-            event.event_id.startswith(INTERNAL_ID) and self._outbox.asker(event.event_id) is None
-        ):
+        elif self._is_internal(event.event_id, about):
             self._outbox.counts["internal_errors"] += 1
         elif not event.event_id and self._creates:
             # A server that does not say what its error answers: a client waits for nothing but this.
@@ -297,6 +293,14 @@ class Conversation:
         else:
             self._creates = deque((c for c in self._creates if c[0] != event.event_id), MAX_CREATES)
             self._outbox.pass_error(event.raw, self._outbox.asker(event.event_id))
+
+    def _is_internal(self, event_id: str, about: str) -> bool:
+        """Whether an agent's error answers what the gateway sent on its own account."""
+        if not self._upstream.ready:
+            return bool(self._session.effective)  # the dialler's session.update; nothing else is out yet
+        if event_id.startswith(INTERNAL_ID):
+            return self._outbox.asker(event_id) is None
+        return self._upstream.owns(event_id, about)
 
     def _speech_started(self, now: float) -> None:
         if self._session.interrupts:
@@ -319,8 +323,8 @@ class Conversation:
         if kind == "output_audio_buffer.clear":
             self.interrupt(now, "client_cancelled")
             return
-        session = event.get("session")
-        if kind == "session.update" and not isinstance(session, dict):
+        session = event.get("session") if kind == "session.update" else {}
+        if not isinstance(session, dict):
             raise Refused("missing_required_parameter", "session.update needs a session.", "session")
         self._upstream.admit(raw)
         self._outbox.asked_by(event_id, source)

@@ -67,12 +67,12 @@ class Upstream:
         self._waiting.append(raw)
 
     def owns(self, event_id: str, about: str) -> bool:
-        """Whether an error that carries `event_id` answers one of our own events.
+        """Whether an error that carries no `event_id` answers one of our own events.
 
-        A server that carries none is judged by what its error is `about`: its param, code and message.
+        It is judged by what it is `about`: its param, code and message.
         """
         if event_id:
-            return self._own.pop(event_id, None) is not None
+            return False
         about = about.lower()
         for known, what in self._own.items():
             if what in about:
