@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from tests.support.rig import Rig
 from tests.support.scene import SERVER_EVENT, SERVER_TYPES, Scene, body
 from voicegate.proto import realtime
+from voicegate.roles.transceiver.call import EndReason
+from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience, Filters
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
 from voicegate.roles.transceiver.responses import CANCEL_SECONDS, GRACE_SECONDS
@@ -373,11 +376,14 @@ class TestBargeIn:
             ({"type": "server_vad", "interrupt_response": False}, False),
             ({"type": "server_vad", "interrupt_response": None}, True),
             ({"type": "semantic_vad"}, True),
+            ("beta", False),
         ],
     )
     def test_interruption_can_be_switched_off(self, detection: Any, stops: bool) -> None:
         scene = self.playing()
-        session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+        session: Any = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+        if detection == "beta":
+            session = {"type": "realtime", "turn_detection": None}
         scene.agent("session.updated", session=session)
         scene.speech()
         assert ("output_audio_buffer.cleared" in scene.types()) is stops
@@ -476,6 +482,20 @@ class TestBargeIn:
         scene.error(None, message="Audio is too short to truncate.")
         assert len(scene.of("error")) == 1
 
+    @pytest.mark.parametrize("response_id", ["unannounced", ""])
+    def test_late_deltas_of_a_server_that_announces_nothing(self, response_id: str) -> None:
+        scene = Scene()
+        scene.delta(1.0, response_id, "i1")
+        scene.run(0.5)
+        scene.speech()
+        scene.delta(1.0, response_id, "i1")
+        scene.run(1.0)
+        assert len(scene.packets) == 26
+        scene.begin("r2", "i2")
+        scene.delta(0.1, response_id and "r2", "i2")
+        scene.run(1.0)
+        assert len(scene.packets) == 31
+
     def test_a_response_apart_goes_on(self) -> None:
         scene = self.playing()
         scene.agent("response.created", response={**body("r2", "in_progress"), "conversation_id": None})
@@ -483,6 +503,50 @@ class TestBargeIn:
         scene.finish(status="cancelled")
         scene.run(1.0)
         assert not scene.asked("response.cancel")
+
+
+class TestOnARealCall:
+    def test_a_call_is_the_media_of_a_conversation(self) -> None:
+        rig = Rig()
+        client, call_id = rig.call()
+        call = rig.core.call(call_id)
+        assert call is not None
+        conversation = Conversation(call)
+        conversation.joined(CLIENT, rig.now)
+        conversation.agent_ready(True, rig.now)
+        conversation.receive_agent_event(realtime.AudioDelta("r1", "i1", 0, bytes(48_000 * 4)), rig.now)
+        assert conversation.next_deadline() is None  # nobody is connected yet
+        rig.run(1.0)
+        conversation.handle_timeout(rig.now)
+        heard = len(client.heard)
+        conversation.receive_client_event_untrusted(
+            '{"type":"output_audio_buffer.clear"}', rig.now, source=CLIENT
+        )
+        rig.changed(call_id)
+        stopped = rig.now
+        rig.run(1.0)
+        assert heard and client.heard[-1].at <= stopped + rig.one_way
+        events = [json.loads(out[0])["type"] for out in iter(conversation.poll_to_clients, None)]
+        assert events[1:] == ["output_audio_buffer.started", "output_audio_buffer.cleared"]
+        truncate = json.loads(conversation.poll_to_agent() or b"{}")
+        assert 0 < truncate["audio_end_ms"] < 20 * (heard + 1)
+
+    def test_the_end_of_a_call_is_no_error(self) -> None:
+        rig = Rig()
+        _, call_id = rig.call()
+        call = rig.core.call(call_id)
+        assert call is not None
+        conversation = Conversation(call)
+        rig.run(1.0)
+        delta = realtime.AudioDelta("r1", "i1", 0, bytes(9600))
+        conversation.receive_agent_event(delta, rig.now)
+        rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        conversation.receive_agent_event(delta, rig.now)
+        conversation.receive_agent_event(realtime.AudioDone("r1", "i1", b'{"type":"x"}'), rig.now)
+        for kind in ("input_audio_buffer.commit", "input_audio_buffer.clear", "output_audio_buffer.clear"):
+            conversation.receive_client_event_untrusted(json.dumps({"type": kind}), rig.now, source=CLIENT)
+        conversation.handle_timeout(rig.now)
+        conversation.agent_lost(rig.now, "agent_closed")
 
 
 class TestPushToTalk:
@@ -575,6 +639,14 @@ class TestBadInput:
             scene.conversation.receive_client_event_untrusted('{"type":"x"}', scene.now, source=CLIENT)
         scene._drain()
         assert len(scene.upstream) == 4000
+
+    def test_one_sides_flood_is_not_the_others(self) -> None:
+        scene = Scene()
+        scene.conversation.joined(SIDEBAND, scene.now)
+        for _ in range(10_000):
+            scene.conversation.receive_client_event_untrusted("{", scene.now, source=CLIENT)
+        scene.say("response.cancel", source=SIDEBAND)
+        assert scene.asked("response.cancel")
 
     def test_too_much_before_the_agent_is_there(self) -> None:
         scene = Scene(configured=None)

@@ -228,6 +228,15 @@ class TestReady:
         Refuser(scene, []).run()
         assert scene.types() == ["session.created", "session.updated"]
 
+    def test_and_is_answered_in_time_from_then_on(self) -> None:
+        scene = Scene(configured=None)
+        scene.say("session.update", session=SDK, event_id="u")
+        scene.run(10.0)
+        scene.agent("session.created", session={"type": "realtime"})
+        scene.conversation.agent_ready(True, scene.now)
+        scene.run(ANSWER_SECONDS)
+        assert scene.types() == ["session.created", "session.updated", "error"]
+
     def test_an_error_before_the_session_is_shown(self) -> None:
         scene = Scene(configured=None)
         scene.error(None, message="No such model.")

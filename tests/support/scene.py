@@ -172,14 +172,17 @@ class Scene:
                 break
             self.now = max(self.now, deadline)
             self.audio.handle_timeout(self.now)
-            self.conversation.handle_timeout(self.now)
+            due = self.conversation.next_deadline()
+            if due is not None and due <= self.now:
+                self.conversation.handle_timeout(self.now)
+                again = self.conversation.next_deadline()
+                assert again is None or again > self.now, "a driver would spin"
             if self.parrot is not None:
                 self.parrot.handle_timeout(self.now)
             self._drain()
         else:
             raise AssertionError("time does not pass")
         self.now = end
-        self.conversation.handle_timeout(self.now)
         self._drain()
 
     # What was seen

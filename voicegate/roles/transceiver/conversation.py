@@ -8,8 +8,8 @@ and what both do to the sound. Pure.
 
 Drain discipline: after each call of a method that takes `now`, take the call's microphone PCM (`poll_audio`)
 first, then `poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. The order of the first two is
-what keeps `commit` and `clear` in their place behind the audio before them. After the call's own timer has
-run, and when it has connected, call `handle_timeout` here.
+what keeps `commit` and `clear` in their place behind the audio before them. `handle_timeout` is due at
+`next_deadline`, after the call's own timer where both are due; and once when the call has connected.
 
 Decisions. Client events of unknown type are passed on: the agent knows what it understands, and says so.
 `input_audio_buffer.append` from a client is passed on too, in its place among the microphone's audio: it is
@@ -88,7 +88,9 @@ class Conversation:
         self._upstream = Upstream()
         self._greeted = False
         self._creates: deque[tuple[str, Audience]] = deque(maxlen=MAX_CREATES)
-        self._client_allowance = Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST)
+        self._allowance = {
+            source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
+        }
         self._lost = ""
 
     # Who is there
@@ -137,8 +139,8 @@ class Conversation:
             return
         match event:
             case AudioDelta():
-                if self._responses.may_play(event.response_id or self._responses.latest()):
-                    response_id = event.response_id or self._responses.latest()
+                response_id = event.response_id or self._responses.latest()
+                if self._responses.may_play(response_id):
                     self._playback.play(response_id, event.item_id, event.content_index, event.pcm, now)
             case AudioDone():
                 self._pass("response.output_audio.done", event.raw)
@@ -162,7 +164,7 @@ class Conversation:
         """Take one message of a client. Never raises: what is wrong with it becomes an `error` event."""
         event_id = ""
         try:
-            if not self._client_allowance.take(now):
+            if not self._allowance[source].take(now):
                 raise Refused("rate_limit_exceeded", "Too many events.")
             raw = utf8(text)
             kind, event_id = realtime.peek_client_event_untrusted(raw)
@@ -205,7 +207,7 @@ class Conversation:
     # Time and outputs
 
     def handle_timeout(self, now: float) -> None:
-        """Do what is due; also after the call's timer has run, and when it has connected."""
+        """Do what is due. Too often does no harm."""
         self._playback.advance(now)
         self._buffer_events()
         if self._lost:

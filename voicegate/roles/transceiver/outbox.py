@@ -63,7 +63,7 @@ class Outbox:
         self._held_bytes = 0
         self._made = 0
         self._askers: OrderedDict[str, Audience] = OrderedDict()
-        self._error_allowance = Allowance(rate=10.0, burst=20.0)
+        self._error_allowance = {source: Allowance(rate=10.0, burst=20.0) for source in Audience}
 
     def joined(self, audience: Audience) -> None:
         """It can be reached from now on."""
@@ -102,9 +102,9 @@ class Outbox:
     def answer_error(
         self, source: Audience, now: float, code: str, message: str, *, param: str | None, event_id: str
     ) -> None:
-        """An `error` for one party about what it sent. At most a few a second; no filter keeps it back."""
+        """An `error` for one party about what it sent. At most 10 a second; no filter keeps it back."""
         self.counts[f"refused_{code}"] += 1
-        if not self._error_allowance.take(now):
+        if not self._error_allowance[source].take(now):
             self.counts["errors_not_sent"] += 1
             return
         self._put(self._error("invalid_request_error", code, message, param, event_id), source)

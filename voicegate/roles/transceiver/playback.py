@@ -154,7 +154,7 @@ class Playback:
         return cut
 
     def advance(self, now: float) -> None:
-        """See what has been sent meanwhile. After each turn of the call's own timer, and when due."""
+        """See what has been sent meanwhile."""
         played, until = self._media.played_samples, self._media.heard_until()
         for voice in list(self._voices.values()):
             if not voice.started and played > voice.start and voice.end > voice.start:

@@ -10,7 +10,7 @@ agent when the response is over (`owed`), for an item that is still being made c
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -52,9 +52,13 @@ class Responses:
 
     def __init__(self) -> None:
         self._responses: OrderedDict[str, _Response] = OrderedDict()
+        self._muted: deque[str] = deque(maxlen=MAX_REMEMBERED)
+        """Interrupted ones, also of a server that announces no responses."""
 
     def created(self, response_id: str, raw: bytes) -> list[Ended]:
         """Returns one that had to be given up for it."""
+        if "" in self._muted:
+            self._muted.remove("")  # deltas that name no response now belong to this one
         if not response_id or response_id in self._responses:
             return []
         ended = []
@@ -80,24 +84,19 @@ class Responses:
 
     def may_play(self, response_id: str) -> bool:
         response = self._responses.get(response_id)
-        return response is None or not (response.over or response.muted)
+        return response_id not in self._muted and not (response is not None and response.over)
 
     def open(self, *, spoken_only: bool = False) -> list[str]:
         """Responses that are not over; `spoken_only`: without those apart from the conversation."""
-        return [
-            r.id
-            for r in self._responses.values()
-            if not r.over and not (spoken_only and r.details.get("conversation_id", "") is None)
-        ]
+        return [r.id for r in self._responses.values() if not r.over and not (spoken_only and r.apart)]
 
     def latest(self) -> str:
-        """The response an event without an id is about: the newest open one, or ""."""
-        return next((r.id for r in reversed(self._responses.values()) if not r.over), "")
+        """The response an event without an id is about: the newest open one not apart, or ""."""
+        return next((r.id for r in reversed(self._responses.values()) if not (r.over or r.apart)), "")
 
     def mute(self, response_id: str) -> None:
-        response = self._responses.get(response_id)
-        if response is not None:
-            response.muted = True
+        if response_id not in self._muted:
+            self._muted.append(response_id)
 
     def cancelled(self, response_id: str, reason: Reason, now: float, *, told: bool) -> None:
         """It is to end. `told`: a `response.cancel` is on its way; else the agent should know by itself."""
@@ -157,14 +156,18 @@ class _Response:
     details: dict[str, Any]
     """Fields of the response as it was created, for an end made here."""
     over: bool = False
-    muted: bool = False
     reason: Reason | None = None
     tell_at: float | None = None
     lapse_at: float | None = None
     owed: list[Heard] = field(default_factory=list)
 
+    @property
+    def apart(self) -> bool:
+        """It is not part of the conversation (`response.create` with `conversation: none`)."""
+        return self.details.get("conversation_id", "") is None
+
     def end(self, status: Literal["cancelled", "failed"], code: str = "", message: str = "") -> Ended:
-        self.over = self.muted = True
+        self.over = True
         self.tell_at = self.lapse_at = None
         details: dict[str, Any] = {"type": status}
         if status == "cancelled":

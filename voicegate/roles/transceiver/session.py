@@ -73,7 +73,7 @@ class SessionUpdates:
     def interrupts(self) -> bool:
         """Whether a person who begins to speak stops the agent: OpenAI's default, unless switched off."""
         audio = self.effective.get("audio")
-        heard = audio.get("input") if isinstance(audio, dict) else None
+        heard = audio.get("input") if isinstance(audio, dict) else self.effective  # the beta's place
         if not isinstance(heard, dict) or "turn_detection" not in heard:
             return True
         detection = heard["turn_detection"]

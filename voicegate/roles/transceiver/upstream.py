@@ -13,9 +13,10 @@ from voicegate.proto import realtime
 from voicegate.roles.transceiver.reading import Refused
 from voicegate.roles.transceiver.session import INTERNAL_ID
 
-MAX_EARLY_EVENTS: Final = 200
+MAX_EARLY_EVENTS: Final = 800
 MAX_EARLY_BYTES: Final = 1024 * 1024
-"""Client events for an agent that is still being dialled: a few updates and a history."""
+"""Client events for an agent that is still being dialled: a few updates and a history, or
+16 s of appended audio; below what the dialler keeps (agents.realtime)."""
 
 MAX_WAITING: Final = 4096
 """Events not yet polled. One input makes a few; only a driver that does not drain reaches this."""
