@@ -219,6 +219,10 @@ class TestWhoSees:
         scene.say("response.create", event_id="c1")
         scene.error(None)
         assert scene.to_client[-1]["error"]["event_id"] == "c1"
+        scene.say("response.create", event_id="c2")
+        scene.begin()
+        scene.error(None)
+        assert scene.to_client[-1]["error"]["event_id"] is None
 
 
 class TestOutputBuffer:
@@ -283,15 +287,31 @@ class TestOutputBuffer:
         times = [at for at, kind in scene.times if kind in OWN_BUFFER]
         assert times == pytest.approx([begun, begun + 0.5, begun + 0.5, begun + 1.0], abs=1e-6)
 
-    def test_a_partial_last_frame(self) -> None:
+    @pytest.mark.parametrize("audio_done", [True, False])
+    def test_a_partial_last_frame_does_not_wait(self, audio_done: bool) -> None:
         scene = Scene()
         scene.begin()
         scene.delta(0.51)
+        if audio_done:
+            place = {"response_id": "r1", "item_id": "i1", "output_index": 0, "content_index": 0}
+            scene.agent("response.output_audio.done", **place)
+            scene.run(0.55)
+            assert len(scene.packets) == 26
+        scene.agent("response.done", response=body("r1", "completed"))
         scene.run(1.0)
-        scene.finish()
-        scene.run(1.0)
-        assert scene.types()[-1] == "output_audio_buffer.stopped"
+        assert scene.at("output_audio_buffer.stopped") == pytest.approx(100.55 if audio_done else 100.52)
         assert len(scene.packets) == 26
+
+    def test_a_late_call_does_not_make_its_driver_spin(self) -> None:
+        scene = Scene()
+        scene.begin()
+        scene.delta(0.1)
+        scene.finish()
+        due = scene.conversation.next_deadline()
+        assert due is not None
+        scene.conversation.handle_timeout(due)  # without the call's own timer
+        again = scene.conversation.next_deadline()
+        assert again is not None and again > due
 
     def test_a_response_without_sound_has_no_buffer_events(self) -> None:
         scene = Scene()
@@ -306,6 +326,7 @@ class TestOutputBuffer:
         scene.delta(1.0)
         scene.speech()
         scene.run(1.0)
+        scene.finish(status="cancelled")
         assert not OWN_BUFFER & set(scene.types())
         assert {e["type"] for e in scene.upstream} == {"response.cancel"}
 
@@ -460,6 +481,16 @@ class TestBargeIn:
         assert done["response"]["status_details"]["reason"] == "client_cancelled"
         assert len(scene.asked("conversation.item.truncate")) == 1
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_cancel_before_the_first_sound(self, named: bool) -> None:
+        scene = Scene()
+        scene.begin()
+        scene.say("response.cancel", **({"response_id": "r1"} if named else {}))
+        scene.delta(1.0)
+        scene.finish(status="cancelled")
+        scene.run(1.0)
+        assert not scene.packets and not OWN_BUFFER & set(scene.types())
+
     def test_cancel_of_another_response_leaves_the_sound(self) -> None:
         scene = self.playing()
         scene.say("response.cancel", response_id="r9")
@@ -599,6 +630,7 @@ class TestBadInput:
             ("{", "client_event_json"),
             (b'{"type":"response.create","x":"\xff"}', "client_event_json"),
             ('{"type":"x","y":"\ud800"}', "client_event_json"),
+            (b'{"type":"input_audio_buffer.append","audio":"","x":"\xff"}', "client_event_json"),
             ("[1]", "client_event_fields"),
             ('"x"', "client_event_fields"),
             ("{}", "invalid_type"),
