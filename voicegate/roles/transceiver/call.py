@@ -175,11 +175,37 @@ class Call:
 
     def end_of_audio(self, now: float) -> None:
         """The agent has said all of this response; a last partial frame may go."""
-        self.audio.end_of_audio(now)
+        if self.state is not CallState.ENDED:
+            self.audio.end_of_audio(now)
+            if self._srtp is not None:
+                self._drain_audio()
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
         return self.audio.stop_playing(now)
+
+    # What a conversation asks (playback.CallMedia)
+
+    @property
+    def listening(self) -> bool:
+        return self.audio.listening
+
+    @property
+    def played_samples(self) -> int:
+        return self.audio.played_samples
+
+    @property
+    def queued_samples(self) -> int:
+        return self.audio.queued_samples
+
+    def heard_until(self) -> float | None:
+        return self.audio.heard_until()
+
+    def flush_microphone(self, now: float) -> None:
+        self.audio.flush_microphone(now)
+
+    def drop_microphone(self, now: float) -> None:
+        self.audio.drop_microphone(now)
 
     def close(self, now: float, reason: EndReason, detail: str = "") -> None:
         """End the call: RTCP BYE and close_notify go out, all is freed. The first reason counts."""

@@ -195,7 +195,7 @@ class Worker:
         )
         call = self._core.call(call_id)
         assert call is not None, "it was just made"
-        conversation = Conversation(call)
+        conversation = Conversation(call, session=request.session)
         agent = RealtimeAgent(
             self._config.agent,
             call_id,
@@ -317,8 +317,13 @@ class Worker:
         now = trio.current_time()
         if isinstance(event, AgentReady):
             self._logger.info("agent ready", call=call_id, configured=event.configured)
-            return
-        conversation.receive(event, now)
+            conversation.agent_ready(event.configured, now)
+        else:
+            conversation.receive_agent_event(event, now)
+        session = self._sessions.get(call_id)
+        while (data := conversation.poll_to_agent()) is not None:
+            if session is not None:
+                session.agent.send_event_nowait(data)
         self._core.call_changed(call_id, now)
         self._pump()
 
