@@ -213,7 +213,7 @@ def test_an_init_in_the_middle_is_answered_and_changes_nothing() -> None:
     right.receive_datagram(packet(2, left.local_init(), tag=0), 2.0)
     [answer] = outgoing(right)
     assert parse_init_untrusted(answer[16:]).tag not in (0, TAGS[2])
-    assert refusal(left, answer) == "sctp_unexpected_chunk"
+    left.receive_datagram(answer, 2.0)  # not ours to make anything of
     left.send(1, 53, b"still here", 2.0)
     assert World(left, right).run(5.0).messages(1) == [Message(1, 53, b"still here")]
 
