@@ -121,8 +121,8 @@ def test_what_is_given_up_leaves_nothing_behind(seed: int, upto: int) -> None:
         stream: ssn for tsn, flags, stream, ssn, _ in in_order if tsn <= upto and not flags & UNORDERED
     }
     if upto > received.cumulative:  # else `Inbound` takes it for old news
+        reassembly.skip_to(upto, received.cumulative, list(skipped.items()))
         received.skip_to(upto)
-        reassembly.skip_to(upto, list(skipped.items()))
     for tsn, flags, stream, ssn, payload in parts[cut:]:
         cumulative = received.cumulative
         if received.record(tsn):

@@ -16,7 +16,7 @@ from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.transceiver.call import CallEvent, CallLimits
-from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Clocks, Identity, TransceiverCore
+from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Identity, TransceiverCore
 
 RELAY = "127.0.0.1:7000"
 PUBLIC = ("127.0.0.1", 3478)
@@ -46,7 +46,7 @@ class Rig:
             CERTIFICATE,
             limits or CallLimits(max_seconds=3600, idle_seconds=35),
             max_calls=max_calls,
-            clocks=Clocks(wall_offset=1.8e9),
+            wall_offset=1.8e9,
             random=self.random.random,
         )
         self.clients: dict[ClientAddress, LightCall] = {}

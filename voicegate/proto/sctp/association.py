@@ -376,6 +376,8 @@ class Association:
     def _refuse(self, data: bytes, kind: int, start: int, stop: int) -> None:
         """A chunk that is not for this state, or not known: its second bit says whether to report (RFC 9260
         section 3.2)."""
+        if kind in (ChunkType.INIT_ACK, ChunkType.COOKIE_ACK) and self._life.inbound is not None:
+            return  # handshakes that cross end like this (RFC 9260 sections 5.2.3 and 5.2.5)
         if kind in ACCEPTED:
             raise BadPacket("sctp_unexpected_chunk")
         if kind & 0x40 and self._life.inbound is not None:

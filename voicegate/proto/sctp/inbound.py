@@ -88,13 +88,14 @@ class Inbound:
     def receive_forward_tsn_untrusted(self, value: bytes) -> None:
         """BadPacket: sctp_forward_tsn, sctp_forward_tsn_far_ahead."""
         number, skipped = wire.parse_forward_tsn_untrusted(value)
-        tsn = unwrap(number, self._received.cumulative)
-        if tsn - self._received.cumulative > MAX_AHEAD:
+        cumulative = self._received.cumulative
+        tsn = unwrap(number, cumulative)
+        if tsn - cumulative > MAX_AHEAD:
             raise BadPacket("sctp_forward_tsn_far_ahead")
         self.sack_due = True
-        if tsn > self._received.cumulative:  # else it is old news, and so are its streams
+        if tsn > cumulative:  # else it is old news, and so are its streams
             self._received.skip_to(tsn)
-            self.reassembly.skip_to(tsn, skipped)
+            self.reassembly.skip_to(tsn, cumulative, skipped)
 
     def end_packet(self, now: float) -> None:
         """A packet with DATA is through: every second one is acknowledged at once, the others soon."""

@@ -63,6 +63,8 @@ class EndReason(Enum):
     HANDSHAKE_FAILED = "handshake_failed"
     AGENT_LOST = "agent_lost"
     SHUTDOWN = "shutdown"
+    INTERNAL_ERROR = "internal_error"
+    """A bug of ours; the log has the traceback, and the other calls go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class Call:
         self._close_deadline = 0.0
         self._limits = limits
         self._last_authenticated = now
+        self._client_heard = now
+        """When `client` last sent something authentic: consent is an address's, not a call's (RFC 7675)."""
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[CallEvent] = deque()
 
@@ -154,7 +158,7 @@ class Call:
         """Do what is due at `now`: retransmit, conceal, send the next frame or report, or end the call."""
         if self.state is CallState.ENDED:
             return
-        if now >= self._life_deadline():
+        if now >= self._life_deadline() and not self._fell_back(now):
             if self.ended is None:
                 self.close(now, self._life_reason(now))
             else:
@@ -222,7 +226,7 @@ class Call:
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
-        return self.audio.stop_playing(now)
+        return self.ended is None and self.audio.stop_playing(now)
 
     # What a conversation asks (playback.CallMedia)
 
@@ -300,7 +304,7 @@ class Call:
 
     def _receive_stun(self, data: bytes, client: ClientAddress, now: float) -> bool:
         self._ice.receive_datagram(data, client, now)
-        self._last_authenticated = now
+        self._note_authentic(client, now)
         while (reply := self._ice.poll_transmit()) is not None:
             self._transmit(*reply)
         while self._ice.poll_event() is not None:
@@ -313,6 +317,7 @@ class Call:
         # authenticated SRTP packet moves media.
         if self.state is CallState.CONNECTING:
             self._send_to(client)
+            self._client_heard = now
         if self._dtls is None:
             # On the first check, not on USE-CANDIDATE: libwebrtc nominates up to 1.2 s later on slow paths.
             self.milestones["ice"] = now
@@ -328,7 +333,7 @@ class Call:
             self._send_to(client)
         else:
             # Authentic or a repetition of what was: enough to say that the client lives, not where.
-            self._last_authenticated = now
+            self._note_authentic(client, now)
         self._drain_dtls(now)
         return False
 
@@ -352,9 +357,14 @@ class Call:
         return True
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
-        self._last_authenticated = now
         if client != self.client:
             self._send_to(client)
+        self._note_authentic(client, now)
+
+    def _note_authentic(self, client: ClientAddress, now: float) -> None:
+        self._last_authenticated = now
+        if client == self.client:
+            self._client_heard = now
 
     def _send_to(self, client: ClientAddress) -> None:
         self.client = client
@@ -442,7 +452,19 @@ class Call:
             return start + SETUP_SECONDS
         if self.state is CallState.CLOSING:
             return self._close_deadline
-        return min(start + self._limits.max_seconds, self._last_authenticated + self._limits.idle_seconds)
+        return min(start + self._limits.max_seconds, self._client_heard + self._limits.idle_seconds)
+
+    def _fell_back(self, now: float) -> bool:
+        """Whether only the address that media goes to fell silent: then another that checks gets it."""
+        if self.state is not CallState.ACTIVE or self._life_reason(now) is not EndReason.IDLE:
+            return False
+        freshest = max(self._ice.validated, key=self._ice.validated.__getitem__)
+        heard = self._ice.validated[freshest]
+        if now - heard >= self._limits.idle_seconds:
+            return False
+        self._send_to(freshest)
+        self._client_heard = heard
+        return True
 
     def _life_reason(self, now: float) -> EndReason:
         if self.state is CallState.CONNECTING:

@@ -28,7 +28,7 @@ from voicegate.proto.sdp_answer import AnswerParameters, build_answer
 from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
 from voicegate.proto.stun import peek_username_untrusted
 from voicegate.roles.transceiver.audio import CallAudio
-from voicegate.roles.transceiver.call import Call, CallEvent, CallLimits, Ended, EndReason
+from voicegate.roles.transceiver.call import Call, CallEvent, CallLimits, CallState, Ended, EndReason
 
 MAX_REMEMBERED = 256
 """Ended calls whose status can still be asked for: the page polls once a second and needs it once."""
@@ -41,6 +41,9 @@ MAX_PATHS = 8
 TICKET_GRACE_SECONDS = 300.0
 """A ticket outlives the longest call, so that a restarted relay can still open it."""
 
+
+MAX_FAILURES = 16
+"""Exceptions kept for the log; a bug that strikes more often than it is read shows itself by its first."""
 
 ENTROPY_LENGTH = 42
 """Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
@@ -62,13 +65,6 @@ class Identity:
     boot: str
     link: str
     """`ip:port` of the link socket, as relays reach it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """What lets `wall` be derived from `now`: wall = now + offset, read once at start."""
-
-    wall_offset: float
 
 
 class _Entry:
@@ -97,7 +93,7 @@ class TransceiverCore:
         limits: CallLimits,
         *,
         max_calls: int,
-        clocks: Clocks,
+        wall_offset: float,
         random: Callable[[], float],
     ) -> None:
         self.identity = identity
@@ -107,11 +103,12 @@ class TransceiverCore:
         """Datagrams and frames in and out, calls allocated."""
         self.ends: Counter[str] = Counter()
         """Calls ended, by reason."""
+        self.wall_offset = wall_offset
+        """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
         self._keys = keys
         self._certificate = certificate
         self._limits = limits
-        self._clocks = clocks
         self._random = random
         self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
         self._calls: dict[str, _Entry] = {}
@@ -121,6 +118,7 @@ class TransceiverCore:
         self._outbound: dict[str, list[tuple[ClientAddress, bytes]]] = {}
         self._microphone: deque[tuple[str, bytes]] = deque()
         self._events: deque[tuple[str, CallEvent]] = deque()
+        self._failures: deque[tuple[str, Exception]] = deque(maxlen=MAX_FAILURES)
         self._remembered: OrderedDict[str, tuple[float, dict[str, object]]] = OrderedDict()
 
     # Calls
@@ -137,7 +135,7 @@ class TransceiverCore:
             raise Overloaded
         offer = parse_offer_untrusted(sdp)
         me = self.identity
-        expires = now + self._clocks.wall_offset + self._limits.max_seconds + TICKET_GRACE_SECONDS
+        expires = now + self.wall_offset + self._limits.max_seconds + TICKET_GRACE_SECONDS
         ufrag = self._keys.tickets.mint(me.cluster, me.transceiver, expires, entropy[0:5])
         password = self._keys.tickets.password(ufrag.encode())
         call_id = mint_call_id(self._keys.seal, me.cluster, me.transceiver, entropy[8:16])
@@ -162,7 +160,7 @@ class TransceiverCore:
             first_sequence=int.from_bytes(entropy[36:38], "big") & MAX_FIRST_SEQUENCE,
             first_timestamp=int.from_bytes(entropy[38:42], "big"),
             random=self._random,
-            wall_offset=self._clocks.wall_offset,
+            wall_offset=self.wall_offset,
             now=now,
         )
         call = Call(
@@ -220,7 +218,7 @@ class TransceiverCore:
     def receive_datagram(self, datagram: bytes, relay: str, now: float) -> None:
         """Take one link datagram that came from `relay` (`ip:port`). Never raises: bad ones are counted."""
         self.totals["link_datagrams_in"] += 1
-        hour = int((now + self._clocks.wall_offset) // 3600)
+        hour = int((now + self.wall_offset) // 3600)
         if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], hour):
             self.drops["link_stranger"] += 1
             return
@@ -232,8 +230,12 @@ class TransceiverCore:
         self.totals["frames_in"] += len(frames)
         for client, payload in frames:
             entry = self._find(client, payload)
-            if entry is not None:
+            if entry is None:
+                continue
+            try:
                 self._receive_frame(entry, payload, client, relay, now)
+            except Exception as error:
+                self._contain(entry, error, now)
 
     def handle_timeout(self, now: float) -> None:
         """Run every call whose deadline has come."""
@@ -242,8 +244,11 @@ class TransceiverCore:
             deadline, _, entry = heapq.heappop(wheel)
             if entry.armed == deadline:
                 entry.armed = None
-                entry.call.handle_timeout(now)
-                self._drain(entry, now)
+                try:
+                    entry.call.handle_timeout(now)
+                    self._drain(entry, now)
+                except Exception as error:
+                    self._contain(entry, error, now)
 
     def next_deadline(self) -> float | None:
         return self._wheel[0][0] if self._wheel else None
@@ -252,7 +257,7 @@ class TransceiverCore:
         """All link datagrams that are ready, as (relay, datagram): frames bundled per relay."""
         if not self._outbound:
             return []
-        hour = int((now + self._clocks.wall_offset) // 3600)
+        hour = int((now + self.wall_offset) // 3600)
         datagrams: list[tuple[str, bytes]] = []
         for relay, frames in self._outbound.items():
             self.totals["frames_out"] += len(frames)
@@ -268,6 +273,10 @@ class TransceiverCore:
 
     def poll_event(self) -> tuple[str, CallEvent] | None:
         return self._events.popleft() if self._events else None
+
+    def poll_failure(self) -> tuple[str, Exception] | None:
+        """(call id, exception) of a call that a bug of ours has ended."""
+        return self._failures.popleft() if self._failures else None
 
     def statistics(self) -> Mapping[str, Mapping[str, int]]:
         drops = Counter(self.drops)
@@ -340,6 +349,18 @@ class TransceiverCore:
             if isinstance(event, Ended):
                 self._remove(entry, event, now)
         self._arm(entry)
+
+    def _contain(self, entry: _Entry, error: Exception, now: float) -> None:
+        """A bug met by one call ends that call and no other."""
+        self._failures.append((entry.call.call_id, error))
+        call = entry.call
+        try:
+            call.close(now, EndReason.INTERNAL_ERROR)
+        except Exception:
+            call.state = CallState.ENDED  # it is past saying goodbye
+        if call.call_id in self._calls:
+            self._remove(entry, call.ended or Ended(EndReason.INTERNAL_ERROR, ""), now)
+            self._events.append((call.call_id, Ended(EndReason.INTERNAL_ERROR, "")))
 
     def _arm(self, entry: _Entry) -> None:
         deadline = entry.call.next_deadline()

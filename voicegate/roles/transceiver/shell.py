@@ -31,7 +31,7 @@ from voicegate.roles.context import RoleContext
 from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
 from voicegate.roles.transceiver.control import AllocateReply, AllocateRequest, routes
 from voicegate.roles.transceiver.conversation import Conversation
-from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Clocks, Identity, Overloaded, TransceiverCore
+from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Identity, Overloaded, TransceiverCore
 
 logger = logs.get_logger(__name__)
 
@@ -148,7 +148,7 @@ class Worker:
             DtlsCertificate.generate(time.time()),
             CallLimits(settings.max_call_seconds, settings.idle_seconds),
             max_calls=settings.max_calls,
-            clocks=Clocks(wall_offset=time.time() - trio.current_time()),
+            wall_offset=time.time() - trio.current_time(),
             random=random.random,
         )
         self._config = config
@@ -276,6 +276,8 @@ class Worker:
         # 3. What became of calls.
         while (happened := core.poll_event()) is not None:
             self._call_event(*happened)
+        while (failure := core.poll_failure()) is not None:
+            self._logger.error("a call met a bug", call=failure[0], exc_info=failure[1])
         # 4. The timer, after every change of state.
         deadline = self._next_deadline()
         if self._timer.deadline != deadline:
@@ -301,20 +303,24 @@ class Worker:
                     self._empty.set()
 
     async def _run_agent(self, call_id: str, agent: RealtimeAgent, scope: trio.CancelScope) -> None:
-        with scope:
-            try:
+        detail = "agent_closed"
+        try:
+            with scope:
                 await agent.run()
-            except AgentLost as lost:
-                self._end(call_id, EndReason.AGENT_LOST, lost.reason)
-            except Exception:
-                # One call's agent must not take the other calls with it.
-                self._logger.exception("agent task failed", call=call_id)
-                self._end(call_id, EndReason.AGENT_LOST, "internal_error")
-            else:
-                self._end(call_id, EndReason.AGENT_LOST, "agent_closed")
+        # Outside the scope and as groups: a reader that raises while the call is being cancelled raises a
+        # group with Cancelled in it, and one call's agent must not take the other calls with it.
+        except* AgentLost as lost:
+            first = lost.exceptions[0]
+            detail = first.reason if isinstance(first, AgentLost) else detail
+        except* Exception:
+            self._logger.exception("agent task failed", call=call_id)
+            detail = "internal_error"
+        self._end(call_id, EndReason.AGENT_LOST, detail)
 
     def _agent_event(self, call_id: str, conversation: Conversation, event: AgentEvent) -> None:
         now = trio.current_time()
+        if call_id not in self._sessions:
+            return  # the call has ended; its agent is just not told yet
         if isinstance(event, AgentReady):
             self._logger.info("agent ready", call=call_id, configured=event.configured)
             conversation.agent_ready(event.configured, now)
@@ -337,6 +343,7 @@ class Worker:
     async def _publish(self) -> None:
         """Keep our load in the registry. A lost lease drains us: the id may already name somebody else."""
         while True:
+            self._core.wall_offset = time.time() - trio.current_time()
             self._announce(draining=self._record.draining or self._registry.lost.is_set())
             await trio.sleep(PUBLISH_SECONDS)
 
