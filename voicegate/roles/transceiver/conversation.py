@@ -417,7 +417,12 @@ class Conversation:
             self._outbox.make(f"output_audio_buffer.{event.kind}", response_id=event.response_id)
 
     def _pass(self, kind: str, raw: bytes) -> bool:
-        return self._outbox.pass_on(kind, without_audio(kind, raw))
+        self._upstream.confirmed_by(kind)
+        if self._outbox.pass_on(kind, without_audio(kind, raw)):
+            return True
+        words = f"An event of type {kind[:64]} is longer than the data channel takes."
+        self._outbox.report("event_too_long", words, to=Audience.CLIENT)
+        return False
 
 
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))
