@@ -160,6 +160,7 @@ class TestAgentToClients:
         scene.begin()
         response = {**body("r1", "incomplete"), "metadata": {"m": "x" * 3000}}
         scene.agent("response.done", response=response)
+        assert scene.types()[-2:] == ["error", "response.done"]
         assert scene.of("response.done")[0]["response"] == {**body("r1", "incomplete")}
         assert len(scene.to_sideband[-1]["response"]["metadata"]["m"]) == 3000
 
@@ -510,6 +511,14 @@ class TestBargeIn:
         scene.speech()
         scene.error(None, message="Audio is too short to truncate.")
         assert not scene.of("error")
+        scene.error(None, message="Audio is too short to truncate.")
+        assert len(scene.of("error")) == 1
+
+    def test_what_went_well_explains_no_later_error(self) -> None:
+        scene = self.playing()
+        scene.finish()
+        scene.speech()
+        scene.agent("conversation.item.truncated", item_id="i1", content_index=0, audio_end_ms=900)
         scene.error(None, message="Audio is too short to truncate.")
         assert len(scene.of("error")) == 1
 

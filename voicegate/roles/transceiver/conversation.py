@@ -19,7 +19,6 @@ it. `output_audio_buffer.*` of the agent are not believed, the buffer is here.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+from voicegate.roles.transceiver.causes import Causes
 from voicegate.roles.transceiver.outbox import NO_FILTERS, Allowance, Audience, Filters, Outbox
 from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia, Heard, Playback
 from voicegate.roles.transceiver.reading import (
@@ -63,9 +63,6 @@ EVENTS_PER_SECOND: Final = 1000.0
 EVENTS_BURST: Final = 4000.0
 """What a client may send: twenty times a 20-ms append, and a long history at once."""
 
-MAX_CREATES: Final = 32
-"""`response.create` events without an answer. Official clients send one at a time."""
-
 
 class Conversation:
     """One call's clients and its agent. `session`: the settings that the agent's dialler asks for."""
@@ -87,7 +84,7 @@ class Conversation:
         self._session = SessionUpdates(session or {})
         self._upstream = Upstream()
         self._greeted = False
-        self._creates: deque[tuple[str, Audience]] = deque(maxlen=MAX_CREATES)
+        self._causes = Causes()
         self._allowance = {
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
         }
@@ -262,8 +259,7 @@ class Conversation:
             self._pass(kind, event.raw)
 
     def _response_created(self, event: ResponseCreated) -> None:
-        if self._creates:
-            self._creates.popleft()
+        self._causes.response_created()
         for ended in self._responses.created(event.response_id, event.raw):
             self._outbox.make("response.done", response=ended.response)
         self._pass("response.created", event.raw)
@@ -288,20 +284,17 @@ class Conversation:
             self._session_outputs(self._session.refused(event.event_id, param, event.message, now))
         elif self._is_internal(event.event_id, about):
             self._outbox.counts["internal_errors"] += 1
-        elif not event.event_id and self._creates:
-            # A server that does not say what its error answers: a client waits for nothing but this.
-            event_id, source = self._creates.popleft()
-            self._outbox.pass_error(with_cause(event.raw, event_id), source)
         else:
-            self._creates = deque((c for c in self._creates if c[0] != event.event_id), MAX_CREATES)
-            self._outbox.pass_error(event.raw, self._outbox.asker(event.event_id))
+            event_id, sender = self._causes.find(event.event_id)
+            raw = event.raw if event_id == event.event_id else with_cause(event.raw, event_id)
+            self._outbox.pass_error(raw, sender)
 
     def _is_internal(self, event_id: str, about: str) -> bool:
         """Whether an agent's error answers what the gateway sent on its own account."""
         if not self._upstream.ready:
             return bool(self._session.effective)  # the dialler's session.update; nothing else is out yet
         if event_id.startswith(INTERNAL_ID):
-            return self._outbox.asker(event_id) is None
+            return not self._causes.knows(event_id)
         return self._upstream.owns(event_id, about)
 
     def _speech_started(self, now: float) -> None:
@@ -329,7 +322,7 @@ class Conversation:
         if not isinstance(session, dict):
             raise Refused("missing_required_parameter", "session.update needs a session.", "session")
         self._upstream.admit(raw)
-        self._outbox.asked_by(event_id, source)
+        self._causes.sent(kind, event_id, source)
         match kind:
             case "session.update":
                 self._session_outputs(self._session.asked(session, event_id, source, now))
@@ -338,8 +331,6 @@ class Conversation:
                 self._media.flush_microphone(now)
             case "input_audio_buffer.clear":
                 self._media.drop_microphone(now)
-            case "response.create" if event_id:
-                self._creates.append((event_id, source))
         self._upstream.send(raw)
         if kind == "response.cancel":
             self._cancel(event.get("response_id"), now)
@@ -417,7 +408,12 @@ class Conversation:
             self._outbox.make(f"output_audio_buffer.{event.kind}", response_id=event.response_id)
 
     def _pass(self, kind: str, raw: bytes) -> bool:
-        return self._outbox.pass_on(kind, without_audio(kind, raw))
+        self._upstream.confirmed_by(kind)
+        if self._outbox.pass_on(kind, without_audio(kind, raw)):
+            return True
+        words = f"An event of type {kind[:64]} is longer than the data channel takes."
+        self._outbox.report("event_too_long", words, to=Audience.CLIENT)
+        return False
 
 
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

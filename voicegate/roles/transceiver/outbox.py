@@ -7,7 +7,7 @@ the data channel is open waits for it.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from enum import Flag, auto
 from typing import Any, Final, NamedTuple
@@ -21,9 +21,6 @@ MAX_HELD_BYTES: Final = 512 * 1024
 
 MAX_WAITING: Final = 4096
 """Events not yet polled. One input makes a few; only a driver that does not drain reaches this."""
-
-MAX_ASKERS: Final = 256
-"""Ids of client events remembered to bring an agent's error to whoever caused it."""
 
 _ID: Final = "event_voicegate_"
 
@@ -62,7 +59,6 @@ class Outbox:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._made = 0
-        self._askers: OrderedDict[str, Audience] = OrderedDict()
         self._error_allowance = {source: Allowance(rate=10.0, burst=20.0) for source in Audience}
 
     def joined(self, audience: Audience) -> None:
@@ -122,23 +118,12 @@ class Outbox:
         """An `error` about the call."""
         self._put(self._error(kind, code, message, param, event_id), to)
 
-    def asked_by(self, event_id: str, source: Audience) -> None:
-        """Remember who sent the event with this id."""
-        if event_id:
-            self._askers[event_id] = source
-            if len(self._askers) > MAX_ASKERS:
-                self._askers.popitem(last=False)
-
-    def asker(self, event_id: str) -> Audience | None:
-        """Who sent it, if that is known and nobody else is concerned."""
-        return self._askers.get(event_id)
-
-    def pass_error(self, raw: bytes, asker: Audience | None) -> None:
+    def pass_error(self, raw: bytes, to: Audience | None) -> None:
         """An agent's error: to the one it answers, whatever its filter, else to all that may see it."""
-        if asker is None:
+        if to is None:
             self.pass_on("error", raw)
         else:
-            self._put(raw, asker)
+            self._put(raw, to)
 
     def poll(self) -> tuple[bytes, Audience] | None:
         return self._waiting.popleft() if self._waiting else None

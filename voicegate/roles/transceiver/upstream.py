@@ -26,6 +26,12 @@ MAX_OWN: Final = 64
 
 What = Literal["cancel", "truncate", "delete"]
 
+_CONFIRMED_BY: Final[dict[str, What]] = {
+    "response.done": "cancel",
+    "conversation.item.truncated": "truncate",
+    "conversation.item.deleted": "delete",
+}
+
 
 class Upstream:
     """The agent's side of a conversation."""
@@ -66,6 +72,13 @@ class Upstream:
             self.counts["agent_events_dropped"] += 1
             return
         self._waiting.append(raw)
+
+    def confirmed_by(self, kind: str) -> None:
+        """The agent sent an event of this type: the oldest of our own that it may answer has gone well."""
+        what = _CONFIRMED_BY.get(kind)
+        known = next((event_id for event_id, asked in self._own.items() if asked == what), None)
+        if known is not None:
+            del self._own[known]
 
     def owns(self, event_id: str, about: str) -> bool:
         """Whether an error that carries no `event_id` answers one of our own events.
