@@ -88,7 +88,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_every_key_has_a_variable() -> None:
     for section in Config.__struct_fields__:
         for key, value in msgspec.structs.asdict(getattr(Config(), section)).items():
-            if key == "transceivers":
+            if key == "transceivers" or (section, key) == ("signaling", "keys"):
                 text = "[]"
             else:
                 text = ",".join(value) if isinstance(value, tuple) else str(value).lower()
