@@ -121,7 +121,7 @@ class SignalingConfig(_Section, frozen=True):
     max_setups: int = 64
     """Set-ups under way at once; more get 503 with Retry-After."""
     max_websockets: int = 256
-    """WebSockets at once, sidebands and those to the agent; more get 503. At worst some 50 MB each."""
+    """WebSockets at once, sidebands and those to the agent; more get 503. At worst some 100 MB each."""
     demo_page: bool = True
 
     @property

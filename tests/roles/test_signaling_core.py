@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 
@@ -89,6 +90,41 @@ def test_any_request_is_an_offer_or_a_bad_one(content_type: str, body: bytes) ->
             assert error.status in (400, 415)
 
 
+@given(st.text(max_size=8), st.binary(max_size=60))
+def test_any_number_and_any_request_for_a_secret_is_read_or_refused(text: str, body: bytes) -> None:
+    try:
+        stream = core.read_stream_id_untrusted(text)
+        assert stream is not None and 0 <= stream <= 65_534
+    except BadOffer as error:
+        assert error.status == 400
+    try:
+        assert 10 <= core.read_secret_request_untrusted(body).seconds <= 7200
+    except BadOffer as error:
+        assert error.status == 400
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "session": st.none() | st.dictionaries(st.sampled_from(["type", "model", "x"]), st.text()),
+            "expires_after": st.none()
+            | st.dictionaries(
+                st.sampled_from(["anchor", "seconds"]),
+                st.just("created_at") | st.integers(-5, 9000) | st.floats() | st.booleans(),
+            ),
+            "more": st.integers(-5, 5),
+        },
+    )
+)
+def test_requests_for_a_secret(wanted: dict[str, object]) -> None:
+    try:
+        seconds, session = core.read_secret_request_untrusted(json.dumps(wanted).encode())
+        assert 10 <= seconds <= 7200 and session == (wanted.get("session") or {})
+    except BadOffer as error:
+        assert error.code in ("invalid_expires_after", "invalid_json")
+
+
 @pytest.mark.parametrize(
     ("host", "ours"),
     [("localhost:8080", True), ("127.0.0.1", True), ("127.9.9.9:1", True), ("[::1]:8080", True),
@@ -117,6 +153,7 @@ def test_preflight_grants_what_the_clients_send_and_nothing_else() -> None:
     asked = "authorization,content-type, x-openai-agents-sdk, X-Stainless-Lang, x-evil, x-stainless-\r\nx: y"
     granted = core.preflight_headers(asked)["Access-Control-Allow-Headers"].split(", ")
     assert {"authorization", "content-type", "x-openai-agents-sdk", "x-stainless-lang"} <= set(granted)
+    assert {"openai-safety-identifier", "openai-beta", "accept"} <= set(granted)
     assert set(granted) - core.ALLOWED_HEADERS == {"x-stainless-lang"}
     flood = core.preflight_headers(",".join(f"x-stainless-{i}" for i in range(10_000)))
     assert len(flood["Access-Control-Allow-Headers"]) < 2000

@@ -220,10 +220,12 @@ class BoundedStream(WSStream):
         await self._put({"type": "websocket.disconnect", "code": code})
 
     async def _send_pings(self) -> None:
+        # Not at once, as Hypercorn does: that ping crosses with the end of a short conversation.
         while not self.closed:
-            await self._send_wsproto_event(Ping())
             with trio.move_on_after(self.config.websocket_ping_interval or 20.0):
                 await self._ended.wait()
+                return
+            await self._send_wsproto_event(Ping())
 
 
 def install() -> None:

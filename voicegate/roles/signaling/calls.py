@@ -111,10 +111,8 @@ class Signaling:
 
     async def _set_up(self, key: Key, wanted: CallRequest) -> Response:
         began = trio.current_time()
-        if self._limits.is_full(key):
-            await self._forget_ended(key)
         try:
-            self._limits.begin(key, began)
+            await self.begin(key)
         except Denied as denied:
             self._results[denied.code] += 1
             return denied_answer(denied)
@@ -129,6 +127,15 @@ class Signaling:
             return Response(outcome.sdp, 201, location, content_type="application/sdp")
         finally:
             self._limits.end(key, call_id)
+
+    async def begin(self, key: Key) -> None:
+        """A set-up or a session begins, if the key's limits allow it; Denied (429) if not.
+
+        `KeyLimits.end` ends it.
+        """
+        if self._limits.is_full(key):
+            await self._forget_ended(key)
+        self._limits.begin(key, trio.current_time())
 
     async def _place_call(self, wanted: CallRequest) -> Allocated | Response:
         registry = self._context.registry

@@ -32,7 +32,13 @@ async def run(
     async with ControlClient(context.keys.control_token) as control, trio.open_nursery() as nursery:
         signaling = Signaling(config, context, control, limits)
         sockets = Sockets(
-            config.agent, control, limits, settings.max_websockets, signaling.owner_of, door.admit_socket
+            config.agent,
+            control,
+            limits,
+            settings.max_websockets,
+            owner_of=signaling.owner_of,
+            begin=signaling.begin,
+            admit=door.admit_socket,
         )
         forget = [metrics.expose(signaling.samples), metrics.expose(sockets.samples)]
         try:

@@ -35,7 +35,7 @@ from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.signaling.control import ControlClient, Unreachable
-from voicegate.roles.signaling.keys import Caller, Denied, KeyLimits
+from voicegate.roles.signaling.keys import Caller, Denied, Key, KeyLimits
 
 PATH = "/v1/realtime"
 SUBPROTOCOL = "realtime"
@@ -58,14 +58,17 @@ class Sockets:
         limits: KeyLimits,
         max_sockets: int,
         owner_of: Callable[[str], TransceiverRecord | None],
+        begin: Callable[[Key], Awaitable[None]],
         admit: Callable[[ServerSocket], Caller],
     ) -> None:
-        """`owner_of` finds a call's transceiver; `admit` says who asks, or raises Denied."""
+        """`owner_of` finds a call's transceiver. `begin` counts a session against its key's limits, `admit`
+        says who asks; both raise Denied."""
         self._agent = agent
         self._control = control
         self._limits = limits
         self._max_sockets = max_sockets
         self._owner_of = owner_of
+        self._begin = begin
         self._admit = admit
         self._open: set[trio.CancelScope] = set()
         self._results: Counter[str] = Counter()
@@ -141,7 +144,7 @@ class Sockets:
         key = caller.key
         if not self._agent.url:
             raise Denied(503, "agent_not_configured", "This server has no agent.url to connect to.")
-        self._limits.begin(key, trio.current_time())
+        await self._begin(key)
         try:
             wire = await self._dial_agent(model, caller.safety_identifier)
             self._results["agent"] += 1
