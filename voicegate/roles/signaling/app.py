@@ -190,7 +190,10 @@ def _limit_body(app: AsgiApp, refusal_headers: Callable[[str], dict[str, str]]) 
             body, late = await read_body(receive, core.BODY_LIMIT), False
         if body is None:
             origin = next((v.decode("latin1") for n, v in scope["headers"] if n.lower() == b"origin"), "")
-            too_large = ("offer_too_large", f"The request has more than {core.BODY_LIMIT} bytes.")
+            too_large = (
+                "offer_too_large",
+                f"An offer may have {core.OFFER_LIMIT} bytes, a whole request {core.BODY_LIMIT}.",
+            )
             reason = ("request_timeout", "The request did not arrive in time.") if late else too_large
             await _send_refusal(send, error_body(400, *reason, "body"), refusal_headers(origin))
             return
