@@ -60,7 +60,7 @@ check: .venv/.dev
 	step() { echo "  $$*"; "$$@"; }; \
 	step ruff format --check .; \
 	step ruff check .; \
-	step codespell --skip='./.git,./.venv,./bench/results,./tests/artifacts,*.lock,constraints.txt' .; \
+	step codespell --ignore-words-list=speaches --skip='./.git,./.venv,./bench/results,./tests/artifacts,*.egg-info,constraints.txt' .; \
 	step mypy; \
 	step lint-imports
 

@@ -9,14 +9,21 @@ answers only between turns.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 HEAD = (
     '{"type":"response.output_audio.delta","event_id":"e","response_id":"r","item_id":"i","output_index":0,'
 )
+
+
+async def serve_one(connection: ServerConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        await echo(connection)
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -32,7 +39,7 @@ async def echo(connection: ServerConnection) -> None:
 
 
 async def main() -> None:
-    async with serve(echo, "127.0.0.1", 0, compression=None) as server:
+    async with serve(serve_one, "127.0.0.1", 0, compression=None) as server:
         host, port = next(iter(server.sockets)).getsockname()
         print(f"ws://{host}:{port}/v1/realtime", flush=True)
         await asyncio.to_thread(sys.stdin.read)

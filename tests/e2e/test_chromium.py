@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import artifact, assert_nothing_left, assert_over
+from tests.e2e.conftest import artifact, assert_nothing_left, assert_over, on_a_quiet_moment
 from tests.e2e.scenario import Script, judge
 from tests.support import speech
 from tests.support.chromium import Chromium
@@ -28,6 +28,10 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_a_conversation(deployment: Gate, conversation: Script, tmp_path: Path) -> None:
+    on_a_quiet_moment(lambda: _converse(deployment, conversation, tmp_path))
+
+
+def _converse(deployment: Gate, conversation: Script, tmp_path: Path) -> None:
     microphone = speech.write_wav(tmp_path / "microphone.wav", conversation.sound)
     kind = "cluster" if len(deployment.servers) > 1 else "one-process"
     with Chromium(microphone=microphone) as browser:
@@ -72,9 +76,9 @@ def test_a_conversation(deployment: Gate, conversation: Script, tmp_path: Path) 
         level=4.0,
         shortest_gap=0.06,
     )
-    assert line["lost"] == 0 if "lost" in line else True
+    assert line["packetsIn"] > 100
     assert 0 <= milestones["answer"] <= milestones["ice"] <= milestones["dtls"]
-    assert milestones["first_packet"] < 5000
+    assert milestones["first_packet"] < (conversation.first[1] + 3) * 1000, milestones
 
 
 def test_mute_and_a_second_call(deployment: Gate, tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ def test_fifty_calls_for_twenty_seconds(tmp_path: Path) -> None:
         for call in calls:
             assert len(call.heard) > 100, f"only {len(call.heard)} packets heard"
         for call in calls[:: CALLS // 5]:  # decoding all of them would take longer than the calls
-            match = speech.find(said, listen(call.heard))
-            assert match.correlation > 0.75, match
+            assert speech.understood(said, listen(call.heard)) >= 0.6
 
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(fleet.hang_up, calls)) == {200}

@@ -24,7 +24,6 @@ def test_a_call_on_plain_sockets(tmp_path: Path) -> None:
         call.wait_for("heard", 20)
         wait_until(lambda: time.monotonic() - call.heard[-1].at > 0.5, 20, "the end of the answer")
         assert call.lost() == 0
-        match = speech.find(said, listen(call.heard))
-        assert match.correlation > 0.75, match
+        assert speech.understood(said, listen(call.heard)) >= 0.6
         assert fleet.hang_up(call) == 200
         assert_nothing_left(gate)

@@ -30,14 +30,15 @@ def record(
     )
 
 
-def test_only_those_with_room_are_asked() -> None:
+def test_those_with_room_are_asked_first_and_the_full_only_when_all_seem_full() -> None:
     full, draining, foreign, none = (
         record(1, 10),
         record(2, draining=True),
         record(3, cluster=2),
         record(4, 0, 0),
     )
-    assert core.place([full, draining, foreign, none], 1, 5, 7) == ()
+    assert core.place([draining, foreign], 1, 5, 7) == ()
+    assert set(core.place([full, draining, foreign, none], 1, 5, 7)) == {full, none}
     assert core.place([full, draining, foreign, none, record(5, 9)], 1, 5, 7) == (record(5, 9),)
 
 

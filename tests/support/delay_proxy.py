@@ -55,6 +55,8 @@ class Passed(NamedTuple):
     size: int
     head: bytes
     lost: bool
+    client: int
+    """Which client's, in the order of their first packets."""
 
 
 @dataclass(slots=True)
@@ -106,8 +108,8 @@ class DelayProxy:
             output, _err = self._process.communicate()
         if output.strip():
             self.trace = [
-                Passed(at, up, size, bytes.fromhex(head), lost)
-                for at, up, size, head, lost in json.loads(output)
+                Passed(at, up, size, bytes.fromhex(head), lost, client)
+                for at, up, size, head, lost, client in json.loads(output)
             ]
         self._process = None
 
@@ -118,14 +120,14 @@ def dtls_retransmissions(trace: list[Passed]) -> int:
     Encrypted records (epoch 1 and later) look new each time and cannot be counted; the flight they end is
     resent whole, so its plaintext part tells. RFC 6347 section 4.2.4.
     """
-    seen: set[tuple[bool, bytes]] = set()
+    seen: set[tuple[int, bool, bytes]] = set()
     repeated = 0
     for packet in trace:
         head = packet.head
         if len(head) < 25 or head[0] != 22 or head[3:5] != b"\0\0":
             continue
         # type 1, length 3, message sequence 2, fragment offset 3: the same message keeps all of them.
-        key = (packet.upstream, head[13:22])
+        key = (packet.client, packet.upstream, head[13:22])
         repeated += key in seen
         seen.add(key)
     return repeated
@@ -151,9 +153,10 @@ class _Proxy:
         self.public = _udp_socket(tuple(settings["listen"]))  # type: ignore[arg-type]
         self.clients: dict[object, socket.socket] = {}
         self.owner: dict[socket.socket, object] = {}
+        self.numbers: dict[socket.socket, int] = {}
         self.due: list[tuple[float, int, socket.socket, bytes, object]] = []
         self.order = 0
-        self.trace: list[tuple[float, bool, int, str, bool]] = []
+        self.trace: list[tuple[float, bool, int, str, bool, int]] = []
 
     def run(self) -> None:
         sys.stdout.write(json.dumps(self.public.getsockname()[:2]) + "\n")
@@ -179,16 +182,18 @@ class _Proxy:
                 return
             now = time.monotonic()
             if source is self.public:
-                self._pass(data, now, self._towards_server(address), None, self.up, upstream=True)
+                link = self._towards_server(address)
+                self._pass(data, now, link, None, self.up, self.numbers[link])
             else:
-                self._pass(data, now, self.public, self.owner[source], self.down, upstream=False)
+                client = self.numbers[source]
+                self._pass(data, now, self.public, self.owner[source], self.down, client)
 
     def _pass(
-        self, data: bytes, now: float, out: socket.socket, to: object, way: Impairment, *, upstream: bool
+        self, data: bytes, now: float, out: socket.socket, to: object, way: Impairment, client: int
     ) -> None:
         lost = self.random.random() < way.loss
         if len(self.trace) < TRACE_PACKETS:
-            self.trace.append((now, upstream, len(data), data[:TRACE_BYTES].hex(), lost))
+            self.trace.append((now, to is None, len(data), data[:TRACE_BYTES].hex(), lost, client))
         if lost:
             return
         for _ in range(2 if self.random.random() < way.duplicate else 1):
@@ -215,6 +220,7 @@ class _Proxy:
             link.connect(self.target)
             self.clients[client] = link
             self.owner[link] = client
+            self.numbers[link] = len(self.numbers)
         return link
 
 

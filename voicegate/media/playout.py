@@ -27,8 +27,9 @@ from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, FRAME_SECONDS, PCM
 
 DEFAULT_LIMIT_SECONDS: Final = 600.0
 """The longest answer that is kept: ten minutes, several times what a model says in one turn; 29 MB."""
-CATCH_UP_FRAMES: Final = 3
-"""How many frames may follow each other closely: 60 ms, what a client's jitter buffer takes without loss."""
+CATCH_UP_FRAMES: Final = 10
+"""How many frames may follow each other closely: 200 ms. A client's jitter buffer plays late frames a little
+faster until it is level again; a new grid instead would put a pause into the answer at each stall."""
 PARTIAL_GRACE: Final = 0.1
 """How long less than a frame waits for the rest: longer than a live agent pauses between deltas."""
 _TOLERANCE = 1e-6

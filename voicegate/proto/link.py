@@ -6,8 +6,8 @@ One datagram, in network order (a format of our own; the Simple Proxy Protocol f
     then one or more frames:
     family 1 byte (4 or 6) | client address 4|16 | client port 2 | length 2 | payload
 
-An empty payload is a *release*: a transceiver tells the relay that its call with this client is over, so that the
-client's address is free for another call at once. It goes that way only.
+An empty payload is a *release*: a transceiver tells the relay that its call with this client is over, so that
+the client's address is free for another call at once. It goes that way only.
 
 The tag is a keyed BLAKE2s over sender, receiver and the hour. It keeps strangers on the internal network out,
 and a receiver whose address was recycled (its boot id is in its name) from taking packets meant for the one

@@ -146,6 +146,7 @@ class DataPlane:
             except Exception as error:  # a turn that fails must not end the calls of everybody
                 self._failed(error)
                 time.sleep(0.001)  # and one that fails every time must not take the processor
+        self._serve_link()  # transceivers that ended before us have said goodbye to their clients
 
     def _tick(self, now: float) -> None:
         self._wall = time.time()

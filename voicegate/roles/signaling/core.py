@@ -65,22 +65,25 @@ T = TypeVar("T", bound=Placeable)
 
 
 def place(records: Iterable[T], cluster: int, first: int, second: int) -> tuple[T, ...]:
-    """The transceivers to ask for a call, the better one first; none when no one has room.
+    """The transceivers to ask for a call, the better one first; none when no one takes calls.
+
+    Loads may be stale (a static table's always are), so where all seem full two are asked all the same: a
+    transceiver knows best, and its refusal is cheap.
 
     Power of two choices: `first` and `second` are random numbers of any size that pick two different
     ones, and the load ratio decides between them. That spreads calls nearly as well as always taking the
     least loaded, without every signaling instance running to the same one on the same stale number.
     """
-    free = sorted(
-        (r for r in records if r.cluster == cluster and not r.draining and r.calls < r.capacity),
-        key=lambda record: record.id,
+    open_ones = sorted(
+        (r for r in records if r.cluster == cluster and not r.draining), key=lambda record: record.id
     )
+    free = [r for r in open_ones if r.calls < r.capacity] or open_ones
     if len(free) < 2:
         return tuple(free)
     at = first % len(free)
     other = second % (len(free) - 1)
     pair = (free[at], free[other + (other >= at)])
-    return tuple(sorted(pair, key=lambda record: record.calls / record.capacity))
+    return tuple(sorted(pair, key=lambda record: record.calls / max(record.capacity, 1)))
 
 
 class CallOffer(NamedTuple):
