@@ -15,9 +15,11 @@ import httpcore
 import pytest
 import trio
 import trio_websocket
+from openai import OpenAI
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url, serve_websocket
+from websockets.exceptions import InvalidStatus
 
 from tests.roles.test_signaling import CALLS, KEYS, OTHER_KEYS, SDP, Gate, Transceiver, error, header, record
 from voicegate.agents.parrot.server import serve_parrot
@@ -317,7 +319,7 @@ async def test_a_sideband_through_any_instance() -> None:
             protocols = ("realtime", f"openai-insecure-api-key.{FULL}")
             async with socket(at.other, f"?call_id={call_id}", protocols=protocols) as ws:  # type: ignore[attr-defined]
                 assert ws.subprotocol == "realtime"
-                for text in ('{"type":"response.create"}', "ü" * 300_000):
+                for text in ('{"type":"response.create"}', "ü" * 300_000, "x" * 8_000_000):
                     await ws.send_message(text)
                     assert json.loads(await ws.get_message()) == ["heard", text]
                 await ws.send_message("end")
@@ -351,6 +353,72 @@ async def test_sidebands_to_calls_that_are_not_ones_own_are_404_after_the_same_t
         browser = (await secret(at))["value"]
         status, body = await refused(at.url, f"?call_id={own}", browser)
         assert (status, body["code"]) == (403, "standard_key_required")
+
+
+async def test_the_openai_clients_sideband() -> None:
+    def talk(url: str, call_id: str) -> object:
+        client = OpenAI(api_key=FULL, base_url=f"{url}/v1")
+        with client.realtime.connect(call_id=call_id) as connection:
+            connection.response.create(event_id="e1")
+            return json.loads(connection.recv_bytes())
+
+    def find(url: str, call_id: str) -> object:
+        client = OpenAI(api_key=FULL, base_url=f"{url}/v1")
+        with pytest.raises(InvalidStatus) as caught, client.realtime.connect(call_id=call_id):
+            pass
+        return caught.value.response.status_code
+
+    async with gate(Owner(7), **keyed()) as at:
+        call_id = header(await at.offer(), "location").rpartition("/")[2]
+        heard = await trio.to_thread.run_sync(talk, at.url, call_id)
+        assert isinstance(heard, list)
+        assert json.loads(heard[1]) == {"type": "response.create", "event_id": "e1"}
+        assert await trio.to_thread.run_sync(find, at.url, "rtc_none") == 404
+
+
+async def test_a_slow_reader_slows_its_writer() -> None:
+    """Neither side's messages pile up here, whichever of the two does not read."""
+    sent = {"agent": 0, "client": 0}
+    text = "x" * 1_000_000
+
+    async def agent(request: trio_websocket.WebSocketRequest) -> None:
+        ws = await request.accept()
+        try:
+            while "model=talks" in request.path:
+                await ws.send_message(text)
+                sent["agent"] += 1
+            await trio.sleep_forever()
+        except ConnectionClosed:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(serve_websocket, message_queue_size=0, receive_buffer_size=4096),
+            agent,
+            "127.0.0.1",
+            0,
+            None,
+        )
+        async with gate(agent=f"ws://127.0.0.1:{server.port}/") as at:
+            stream = await trio.open_tcp_stream("127.0.0.1", int(at.url.rpartition(":")[2]))
+            await stream.send_all(
+                b"GET /v1/realtime?model=talks HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\n"
+                b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"
+                b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            await trio.sleep(0.5)
+            assert 0 < sent["agent"] < 40
+            before = sent["agent"]
+            await trio.sleep(0.2)
+            assert sent["agent"] == before
+            await stream.aclose()
+            with trio.move_on_after(0.5):
+                async with socket(at.url, "?model=listens") as ws:
+                    while True:
+                        await ws.send_message(text)
+                        sent["client"] += 1
+            assert 0 < sent["client"] < 40
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_dead_transceiver_is_503() -> None:
@@ -456,6 +524,7 @@ async def test_pages_and_hosts_that_may_not() -> None:
 async def test_as_many_websockets_as_configured() -> None:
     async with gate(agent="parrot", max_websockets=2) as at:
         async with socket(at.url, "?model=m"), socket(at.url, "?model=m"):
+            assert (await refused(at.url, "?model=m", "ek_of_a_stranger"))[0] == 401
             assert (await refused(at.url, "?model=m"))[0] == 503
             page = (await at.ask("GET", "/metrics")).content
             assert b"voicegate_signaling_websockets 2.0" in page

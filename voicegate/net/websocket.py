@@ -67,15 +67,9 @@ class ServerSocket:
     async def accept(self, subprotocol: str | None = None) -> None:
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
 
-    async def refuse(
-        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, kind: str = ""
-    ) -> None:
-        """Answer with an HTTP error instead of the upgrade."""
-        fields = {
-            "content-type": kind or "application/json",
-            "content-length": str(len(body)),
-            **(headers or {}),
-        }
+    async def refuse(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with an HTTP error instead of the upgrade; `body` is JSON."""
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
         encoded = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         await self._send({"type": "websocket.http.response.start", "status": status, "headers": encoded})
         await self._send({"type": "websocket.http.response.body", "body": body})

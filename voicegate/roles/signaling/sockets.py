@@ -70,26 +70,28 @@ class Sockets:
         self._owner_of = owner_of
         self._begin = begin
         self._admit = admit
-        self._open: set[trio.CancelScope] = set()
+        self._scopes: set[trio.CancelScope] = set()
+        self._admitted = 0
+        """Those that had a key: strangers must not use up the room of others."""
         self._results: Counter[str] = Counter()
 
     async def serve(self, socket: ServerSocket) -> None:
         """One WebSocket, from its request to its end."""
         with trio.CancelScope() as scope:
-            self._open.add(scope)
+            self._scopes.add(scope)
             try:
                 await serve_socket(socket, self._serve_or_refuse)
             finally:
-                self._open.discard(scope)
+                self._scopes.discard(scope)
 
     def close(self) -> None:
         """End them all, with 1001."""
-        for scope in tuple(self._open):
+        for scope in tuple(self._scopes):
             scope.cancel()
 
     def samples(self) -> Iterable[metrics.Sample]:
         name = "voicegate_signaling_websockets"
-        yield metrics.Sample(name, "gauge", "WebSockets open now.", {}, len(self._open))
+        yield metrics.Sample(name, "gauge", "WebSockets open now.", {}, self._admitted)
         name = "voicegate_signaling_websockets_total"
         for result, count in self._results.items():
             yield metrics.Sample(name, "counter", "WebSockets by outcome.", {"result": result}, count)
@@ -109,13 +111,17 @@ class Sockets:
         if socket.path != PATH:
             raise Denied(404, "not_found", f"There is no WebSocket {socket.path[:200]} here.")
         caller = self._admit(socket)
-        if len(self._open) > self._max_sockets:
+        if self._admitted >= self._max_sockets:
             raise Denied(503, "overloaded", "Too many WebSockets are open; try again.", retry_after=5)
         query = parse_qs(socket.query, keep_blank_values=True)
-        if "call_id" in query:
-            await self._sideband(socket, caller, query["call_id"][0])
-        else:
-            await self._to_agent(socket, caller, query.get("model", [""])[0])
+        self._admitted += 1
+        try:
+            if "call_id" in query:
+                await self._sideband(socket, caller, query["call_id"][0])
+            else:
+                await self._to_agent(socket, caller, query.get("model", [""])[0])
+        finally:
+            self._admitted -= 1
 
     async def _sideband(self, socket: ServerSocket, caller: Caller, call_id: str) -> None:
         key = caller.standard_key("open a sideband")
