@@ -55,6 +55,7 @@ __all__ = [
     "SpeechStarted",
     "SpeechStopped",
     "check_settings",
+    "dial",
 ]
 
 MAX_WAITING_AUDIO: Final = 30 * 1000 * realtime.BYTES_PER_MS
@@ -297,6 +298,11 @@ def check_settings(settings: AgentConfig) -> None:
         _address(settings.url, settings.model)
     _headers(settings)
     _configured_session(settings)
+
+
+def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
+    """The address and the headers with which the agent is dialled. Raises ConfigError."""
+    return _address(settings.url, model or settings.model), _headers(settings)
 
 
 class _Outbox:
