@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from tests.support.rig import Rig
 from tests.support.scene import SERVER_EVENT, SERVER_TYPES, Scene, body
 from voicegate.proto import realtime
+from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.transceiver.call import EndReason
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience, Filters
@@ -167,7 +168,7 @@ class TestAgentToClients:
 
 class TestWhoSees:
     def test_filters_of_server_events(self) -> None:
-        filters = {CLIENT: Filters(server_events=frozenset({"response.created"}))}
+        filters = {CLIENT: Filters(server_events=EventFilter({"response.created"}))}
         scene = Scene(filters=filters)
         scene.conversation.joined(SIDEBAND, scene.now)
         scene.begin()
@@ -175,7 +176,9 @@ class TestWhoSees:
         assert [e["type"] for e in scene.to_sideband] == ["response.created", "response.content_part.added"]
 
     def test_filters_of_client_events(self) -> None:
-        filters = {CLIENT: Filters(client_events=frozenset({"response.create"}), server_events=frozenset())}
+        filters = {
+            CLIENT: Filters(client_events=EventFilter({"response.create"}), server_events=EventFilter(()))
+        }
         scene = Scene(filters=filters)
         scene.conversation.joined(SIDEBAND, scene.now)
         scene.say("response.cancel", event_id="mine")

@@ -14,6 +14,7 @@ from voicegate.proto import link, rtcp, rtp, stun
 from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.errors import BadOffer
 from voicegate.proto.ticket import expired
+from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Wishes
 from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
 from voicegate.roles.transceiver.core import MAX_REMEMBERED, Overloaded
 
@@ -86,7 +87,7 @@ class TestSetup:
     def test_a_bad_offer_leaves_nothing(self) -> None:
         rig = Rig()
         with pytest.raises(BadOffer):
-            rig.core.allocate("v=0", ("127.0.0.1:1",), now=rig.now, entropy=bytes(42))
+            rig.core.allocate(Wishes("v=0", ("127.0.0.1:1",)), now=rig.now, entropy=bytes(ENTROPY_LENGTH))
         assert len(rig.core) == 0 and rig.core.next_deadline() is None
 
     def test_handshake_survives_loss(self) -> None:

@@ -116,7 +116,7 @@ class RealtimeAgent:
         self._settings = settings
         self._url = _address(settings.url, model or settings.model)
         self._headers = _headers(settings)
-        self._session = realtime.session_settings(_configured_session(settings), session or {})
+        self._session = realtime.session_settings(configured_session(settings), session or {})
         self._tls = ssl_context
         self._on_event = on_event
         self._log = get_logger(__name__).bind(call=call_id)
@@ -297,7 +297,7 @@ def check_settings(settings: AgentConfig) -> None:
     if settings.url:
         _address(settings.url, settings.model)
     _headers(settings)
-    _configured_session(settings)
+    configured_session(settings)
 
 
 def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
@@ -383,7 +383,8 @@ def _headers(settings: AgentConfig) -> list[tuple[str, str]]:
     return headers
 
 
-def _configured_session(settings: AgentConfig) -> dict[str, Any]:
+def configured_session(settings: AgentConfig) -> dict[str, Any]:
+    """`agent.session` as an object. Raises ConfigError."""
     if not settings.session.strip():
         return {}
     try:

@@ -1,7 +1,8 @@
 """The SDP answer to an `Offer` (RFC 3264 section 6, JSEP RFC 9429 section 5.3).
 
 One rule for sections: the audio section the offer was reduced to is accepted, and the data channels that are
-bundled with it; every other one is refused with port 0 and stays out of BUNDLE. Candidates stand as configured; nothing is gathered and nothing trickles.
+bundled with it; every other one is refused with port 0 and stays out of BUNDLE. Candidates stand as
+configured; nothing is gathered and nothing trickles.
 """
 
 from __future__ import annotations

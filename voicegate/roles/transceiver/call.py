@@ -8,9 +8,9 @@ Who is believed: a client address counts once a check from it carried our passwo
 before that, and media goes to the address of the handshake until a packet that SRTP authenticated comes from
 another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice hammer).
 
-A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED, by way of CLOSING
-where a data channel is to be closed first. It ends once, for the first `EndReason` that happens; after that
-every input is ignored.
+A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED, by way of
+CLOSING where a data channel is to be closed first. It ends once, for the first `EndReason` that happens;
+after that every input is ignored.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from enum import Enum
 from typing import NamedTuple
 
 from voicegate.proto.address import ClientAddress
-from voicegate.proto.demux import Kind, is_rtcp, kind
 from voicegate.proto.datachannel import MessageRejected
+from voicegate.proto.demux import Kind, is_rtcp, kind
 from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.ice import IceLite
@@ -252,8 +252,10 @@ class Call:
         self.audio.drop_microphone(now)
 
     def close(self, now: float, reason: EndReason, detail: str = "") -> None:
-        """End the call: RTCP BYE, the data channel's close and close_notify go out, and all is freed. The first
-        reason counts; with a data channel the end takes up to CLOSE_SECONDS."""
+        """End the call: RTCP BYE, the data channel's close and close_notify go out, and all is freed.
+
+        The first reason counts; with a data channel the end takes up to CLOSE_SECONDS.
+        """
         if self.ended is not None:
             return
         self.ended = Ended(reason, detail)

@@ -1,4 +1,4 @@
-"""A call's events channel: the data channel that carries Realtime events (RFC 8831), over the call's DTLS. Pure.
+"""A call's events channel: the data channel that carries Realtime events (RFC 8831), over its DTLS. Pure.
 
 A client may open channels of any label. Events go over one of them: the one that was agreed on in advance
 (`?dcid=N`), else the first, unless one labelled `oai-events` comes later. What comes on any of them is the
@@ -69,7 +69,7 @@ class EventsChannel:
         """Events for the client that had no room, or that it does not take."""
         if parameters.negotiated is not None:
             self._channels.open_negotiated(parameters.negotiated, Open(LABEL), now)
-        # The client begins: every WebRTC stack sends INIT as soon as DTLS is through.
+        self._channels.connect(now)  # RFC 8841 section 9.3: both sides begin
 
     @property
     def open(self) -> bool:

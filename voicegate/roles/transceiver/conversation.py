@@ -180,6 +180,11 @@ class Conversation:
             self._refuse(source, now, refused, event_id)
         self._buffer_events()
 
+    def client_message_rejected(self, reason: str, now: float, *, source: Audience) -> None:
+        """A message of a client could not even be handed over: too_large, invalid_utf8, unknown_ppid."""
+        self._refuse(source, now, Refused(reason, f"The message cannot be read ({reason})."), "")
+        self._buffer_events()
+
     # Sound
 
     def interrupt(self, now: float, reason: Reason, *, told: bool = False) -> None:

@@ -13,6 +13,7 @@ from enum import Flag, auto
 from typing import Any, Final, NamedTuple
 
 from voicegate.proto import realtime
+from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.transceiver.strip import with_event_id
 
 MAX_HELD: Final = 256
@@ -38,10 +39,10 @@ EVERYONE: Final = Audience.CLIENT | Audience.SIDEBAND
 
 
 class Filters(NamedTuple):
-    """Allow-lists of event types; None allows everything."""
+    """What may come from a party, and what it may see."""
 
-    client_events: frozenset[str] | None = None
-    server_events: frozenset[str] | None = None
+    client_events: EventFilter = EventFilter()
+    server_events: EventFilter = EventFilter()
 
 
 NO_FILTERS: Final[Mapping[Audience, Filters]] = {}
@@ -75,7 +76,7 @@ class Outbox:
     def allows(self, source: Audience, kind: str) -> bool:
         """Whether a client may send events of this type."""
         filters = self._filters.get(source)
-        return filters is None or filters.client_events is None or kind in filters.client_events
+        return filters is None or filters.client_events.allows(kind)
 
     def make(self, kind: str, to: Audience = EVERYONE, **fields: Any) -> None:
         """An event of the gateway's own."""
@@ -87,11 +88,7 @@ class Outbox:
         """An event as it is. False: it is too long for the client that called, and does not get there."""
         for audience in Audience:
             filters = self._filters.get(audience)
-            if (
-                filters is not None
-                and filters.server_events is not None
-                and kind not in filters.server_events
-            ):
+            if filters is not None and not filters.server_events.allows(kind):
                 to &= ~audience
         return self._put(raw, to)
 
