@@ -9,18 +9,25 @@ from __future__ import annotations
 import mimetypes
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from voicegate import logs, metrics
 from voicegate.config import Config
-from voicegate.net.http import BODY_SECONDS, AsgiApp, error_body, read_body
+from voicegate.net.http import (
+    BODY_SECONDS,
+    FIXED_PATHS,
+    AsgiApp,
+    error_body,
+    read_body,
+    refuse_websocket,
+)
 from voicegate.net.registry import TransceiverRecord
 from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.errors import BadOffer, BadPacket
@@ -130,7 +137,7 @@ class Signaling:
             if not await self._control.hang_up(record.control, call_id):
                 return None
             _log.info("call hung up by its client", call=call_id)
-            return Response(b"", 200)
+            return _empty(200)
 
         return await self._about_call(call_id, ask)
 
@@ -191,14 +198,18 @@ def make_app(config: Config, signaling: Signaling) -> AsgiApp:
         """Who may ask what. The order matters: a preflight never carries the key."""
         peer = request.remote_addr or ""
         origin = request.headers.get("Origin", "")
-        if not has_keys and not (core.is_loopback(peer) and core.host_is_loopback(request.host)):
+        # HTTP/1.0 probes may name no host; no browser, whose DNS could be re-bound, does that.
+        named_ours = core.host_is_loopback(request.host) or (
+            not request.headers.get("Host") and request.path in FIXED_PATHS
+        )
+        if not has_keys and not (core.is_loopback(peer) and named_ours):
             return _error(403, "loopback_only", "Without signaling.api_keys only this machine is served.")
         if not core.origin_is_allowed(origin, settings.allowed_origins, has_keys):
             return _error(403, "origin_not_allowed", "Pages of this origin may not call here.", "origin")
         if request.method == "OPTIONS":
             asked = request.headers.get("Access-Control-Request-Headers", "")
-            return Response(b"", 204, dict(core.preflight_headers(asked)))
-        if not has_keys or not _needs_key(request.path, peer):
+            return _empty(204, core.preflight_headers(asked))
+        if not has_keys or not _needs_key(request.path):
             return None
         if core.key_is_known(request.headers.get("Authorization", ""), settings.api_keys):
             return None
@@ -223,7 +234,10 @@ def make_app(config: Config, signaling: Signaling) -> AsgiApp:
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
         name = (error.name or "error").lower().replace(" ", "_")
-        return _error(error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}")
+        response = _error(error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}")
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted({*error.valid_methods, "OPTIONS"}))
+        return response
 
     @app.errorhandler(Exception)
     async def our_error(error: Exception) -> Response:
@@ -236,9 +250,10 @@ def make_app(config: Config, signaling: Signaling) -> AsgiApp:
     return _limit_body(app, refusal_headers)
 
 
-def _needs_key(path: str, peer: str) -> bool:
-    """The page and the probes are open; numbers about the service only on loopback."""
-    return path.startswith("/v1/") or (path == "/metrics" and not core.is_loopback(peer))
+def _needs_key(path: str) -> bool:
+    """The page and the probes are open. The numbers are not, to loopback neither: behind a reverse proxy on
+    this machine every peer is loopback."""
+    return path.startswith("/v1/") or path == "/metrics"
 
 
 def _add_operations(app: QuartTrio, signaling: Signaling) -> None:
@@ -280,6 +295,9 @@ def _limit_body(app: AsgiApp, refusal_headers: Callable[[str], dict[str, str]]) 
     """Read a request's body before the application sees it, at most `core.OFFER_LIMIT` bytes of it."""
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await refuse_websocket(receive, send)
+            return
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -311,6 +329,13 @@ async def _send_refusal(send: Any, body: bytes, headers: dict[str, str]) -> None
 
 def _error(status: int, code: str, message: str, param: str | None = None) -> Response:
     return Response(error_body(status, code, message, param), status, content_type="application/json")
+
+
+def _empty(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer without content and so without a type: clients that parse JSON by its name do not try to."""
+    response = Response(b"", status, dict(headers or {}))
+    response.headers.pop("Content-Type", None)
+    return response
 
 
 def _busy(message: str) -> Response:
