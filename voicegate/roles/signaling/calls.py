@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -218,7 +218,7 @@ class Signaling:
                 return None
             self._limits.forget(call_id)
             _log.info("call hung up by its client", call=call_id)
-            return Response(b"", 200)
+            return empty_answer(200)
 
         return await self._about_call(call_id, ask)
 
@@ -270,6 +270,13 @@ class Signaling:
 
 def error_answer(status: int, code: str, message: str, param: str | None = None) -> Response:
     return Response(error_body(status, code, message, param), status, content_type="application/json")
+
+
+def empty_answer(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer without content and so without a type: clients that parse JSON by its name do not try to."""
+    response = Response(b"", status, dict(headers or {}))
+    response.headers.pop("Content-Type", None)
+    return response
 
 
 def denied_answer(denied: Denied) -> Response:
