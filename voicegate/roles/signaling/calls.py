@@ -150,7 +150,7 @@ class Signaling:
             if isinstance(outcome, Allocated):
                 registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
                 self._results["created"] += 1
-                _log.info("call set up", call=outcome.call_id, transceiver=record.id, key=wanted.key_id)
+                _log.info("call set up", call=outcome.call_id, transceiver=record.id, key_id=wanted.key_id)
                 return outcome
             if outcome.status != 503:
                 self._results["refused"] += 1
@@ -199,7 +199,7 @@ class Signaling:
             return denied_answer(denied)
         except ValueError as error:
             return error_answer(400, "session_too_large", f"The session is too large: {error}.", "session")
-        _log.info("client secret made", key=key.id, session=secret.id, seconds=wanted.seconds)
+        _log.info("client secret made", key_id=key.id, session=secret.id, seconds=wanted.seconds)
         shown = {"type": "realtime", "model": self._agent_model, **session}
         if not shown["model"]:
             del shown["model"]
