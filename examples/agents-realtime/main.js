@@ -50,6 +50,8 @@ async function clientSecret(gateway) {
     method: 'POST',
     headers: { 'Content-Type': 'application/json', ...(key && { Authorization: `Bearer ${key}` }) },
     body: JSON.stringify({ session: { type: 'realtime' } }),
+  }).catch(() => {
+    throw new Error(`${gateway} does not answer, or not to this page.`);
   });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error.message);
@@ -126,13 +128,12 @@ function bubble(item) {
   who.textContent = item.role === 'user' ? 'You' : 'Agent';
   const words = item.content.map((part) => part.text ?? part.transcript ?? '').join(' ');
   const said = document.createElement('span');
-  said.textContent = words || (item.role === 'user' ? '(spoken)' : '…');
-  line.append(who, said);
-  if (item.status === 'incomplete') {
-    const cut = document.createElement('span');
-    cut.className = 'cut';
-    cut.textContent = ' — interrupted';
-    line.append(cut);
+  said.textContent = words || { user: '(spoken)', assistant: '…' }[item.role];
+  // What was cut short has no transcript any more: nobody knows which of its words were heard.
+  if (item.role === 'assistant' && (item.status === 'incomplete' || (item.status === 'completed' && !words))) {
+    said.className = 'cut';
+    said.textContent = words ? `${words} — interrupted` : 'interrupted';
   }
+  line.append(who, said);
   return line;
 }

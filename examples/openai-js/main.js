@@ -34,10 +34,11 @@ async function exchangeSdp(offer, { signal }) {
     headers: { 'Content-Type': 'application/sdp', ...(key && { Authorization: `Bearer ${key}` }) },
     body: offer,
     signal,
+  }).catch(() => {
+    throw new Error(`${$('calls').value} does not answer, or not to this page.`);
   });
-  const answer = await response.text();
-  if (!response.ok) throw new Error(answer);
-  return answer;
+  if (!response.ok) throw new Error(await response.text());
+  return response.text();
 }
 
 function listen(connection) {

@@ -9,7 +9,7 @@ the browser never sees; then a second connection to the same call, the sideband,
 front of OpenAI the same program needs no other line: leave --base-url out.
 
     pip install 'openai[realtime]'
-    python sideband_tools.py --base-url http://127.0.0.1:8080/v1 --page ../openai-js
+    python sideband_tools.py --base-url http://127.0.0.1:8080/v1
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 import zoneinfo
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from openai import APIStatusError, NotFoundError, OpenAI
@@ -43,6 +44,7 @@ TOOLS: list[dict[str, Any]] = [
     },
     {"type": "function", "name": "hang_up", "description": "End the call.", "parameters": {"type": "object"}},
 ]
+PAGE = Path(__file__).resolve().parents[1] / "openai-js"
 MAX_OFFER_BYTES = 65_536
 ATTACH_ATTEMPTS = 8
 """voicegate has a sideband from the moment of the answer; OpenAI only once the sound flows."""
@@ -134,7 +136,7 @@ def main() -> None:
     parser.add_argument("--base-url", help="http://127.0.0.1:8080/v1 of a voicegate; else OpenAI's")
     parser.add_argument("--model", default="gpt-realtime")
     parser.add_argument("--listen", type=int, default=5174, metavar="PORT")
-    parser.add_argument("--page", default=".", metavar="DIRECTORY", help="a built page (../openai-js)")
+    parser.add_argument("--page", default=PAGE, metavar="DIRECTORY", help="a built page")
     options = parser.parse_args()
     # A voicegate without keys takes any.
     Handler.client = OpenAI(

@@ -1,0 +1,242 @@
+"""The unmodified JavaScript clients in a real Chromium: the pages of examples/, built with npm, in front of
+voicegate, with an agent behind it that hears, talks and calls tools.
+
+Every event on the data channels and every event to the agent is judged by the models of the official Python
+client at the end of each test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.e2e.conftest import artifact, assert_nothing_left, assert_over, on_a_quiet_moment
+from tests.e2e.scenario import Script, judge
+from tests.support import events, npm, speech
+from tests.support.chromium import Chromium, Page
+from tests.support.light_client import request
+from tests.support.servers import Gate, one_process
+from tests.support.tool_agent import ToolAgent, tool_agent
+
+pytestmark = pytest.mark.e2e
+
+READY_SECONDS = 5.0
+"""Less than the Agents SDK waits for `session.updated` before it goes on with a warning."""
+MICROPHONE_SECONDS = "__ears.microphone.reduce((sum, [, block]) => sum + block.length, 0) / 48000"
+ASK_TIME = 'What does get_time {"zone": "UTC"} say?'
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[ToolAgent]:
+    with tool_agent() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gate(agent: ToolAgent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    with one_process(tmp_path_factory.mktemp("openai-js"), agent_url=agent.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agents_page(gate: Gate) -> Iterator[str]:
+    with npm.served(npm.example("agents-realtime")) as url:
+        yield f"{url}/?gateway={quote(gate.url)}"
+
+
+@pytest.fixture(scope="module")
+def openai_page(gate: Gate) -> Iterator[str]:
+    with npm.served(npm.example("openai-js")) as url:
+        yield f"{url}/?calls={quote(gate.calls_url)}"
+
+
+def test_agents_sdk_converses(
+    gate: Gate, agent: ToolAgent, agents_page: str, conversation: Script, tmp_path: Path
+) -> None:
+    on_a_quiet_moment(lambda: _converse(gate, agent, agents_page, conversation, tmp_path))
+
+
+def _converse(gate: Gate, agent: ToolAgent, agents_page: str, conversation: Script, tmp_path: Path) -> None:
+    microphone = speech.write_wav(tmp_path / "microphone.wav", conversation.sound)
+    with _page(microphone, agents_page, agent) as page:
+        _talk(page)
+        call_id = page.evaluate("session.transport.callId")
+        assert str(call_id).startswith("rtc_"), call_id
+        page.wait(f"{MICROPHONE_SECONDS} > {conversation.end + 0.5}", conversation.end + 30)
+        said, heard = page.said(), page.heard()
+        for name, recording in (("said", said), ("heard", heard)):
+            speech.write_wav(artifact(f"agents-sdk-{name}.wav"), recording.sound)
+        history = page.evaluate("session.history")
+        page.screenshot(artifact("agents-sdk-conversation.png"))
+        page.click("#talk")
+        page.wait("document.getElementById('state').textContent === 'ended'", 5)
+        assert_nothing_left(gate)
+        assert_over(f"{gate.calls_url}/{call_id}")
+        seen = events.received(page)
+
+    lead = speech.find_by_envelope(conversation.sound[: speech.RATE * 6], said.sound).lag
+    shift = round(lead * speech.RATE)
+    judge(
+        conversation,
+        heard.sound,
+        said.start + lead - heard.start,
+        said=said.sound[shift:],
+        correlation=0.35,  # as in test_chromium: a browser and Opus keep the sound, not the waveform
+        level=4.0,
+        shortest_gap=0.06,
+    )
+
+    kinds = events.types(seen)
+    assert kinds.count("input_audio_buffer.speech_started") == 3
+    assert kinds.count("output_audio_buffer.started") == 3
+    assert kinds.count("output_audio_buffer.cleared") == 1, "one answer was spoken over"
+    cut = events.of_type(seen, "conversation.item.truncated")
+    assert len(cut) == 1 and 300 < cut[0]["audio_end_ms"] < 4000, cut
+    assert [item["role"] for item in history] == ["user", "assistant"] * 3, history
+    answers = [item for item in history if item["role"] == "assistant"]
+    assert [answer["itemId"] == cut[0]["item_id"] for answer in answers] == [False, True, False]
+    transcripts = [bool(answer["content"][0].get("transcript")) for answer in answers]
+    assert transcripts == [True, False, True], "what was cut short has no transcript, the others have"
+
+
+def test_agents_sdk_calls_a_tool_and_is_interrupted(
+    gate: Gate, agent: ToolAgent, agents_page: str, tmp_path: Path
+) -> None:
+    microphone = speech.write_wav(tmp_path / "microphone.wav", speech.silence(0.5))
+    told = len(agent.received)
+    with _page(microphone, agents_page, agent) as page:
+        _talk(page)
+        _ask(page, ASK_TIME)
+        page.wait("session.history.some((item) => item.type === 'function_call' && item.output)", 10)
+        page.wait(_event_count("output_audio_buffer.stopped", 1), 15)
+        history = page.evaluate("session.history")
+        page.screenshot(artifact("agents-sdk-tool.png"))
+        assert [item.get("role", item["type"]) for item in history] == ["user", "function_call", "assistant"]
+        assert history[1]["name"] == "get_time" and history[1]["status"] == "completed"
+        clock = history[1]["output"]
+        assert re.fullmatch(r"\d\d:\d\d", clock)
+        assert history[2]["content"][0]["transcript"] == f"It says {clock}"
+        outputs = [
+            event["item"]
+            for event in events.of_type(agent.received[told:], "conversation.item.create")
+            if event["item"]["type"] == "function_call_output"
+        ]
+        assert [item["output"] for item in outputs] == [clock]
+        heard = page.heard().sound
+        match = speech.find(speech.say(f"It says {clock}"), heard)
+        assert match.correlation > 0.7 and match.envelope > 0.85, f"the answer was not heard: {match}"
+
+        _ask(page, ASK_TIME)
+        page.wait(_event_count("output_audio_buffer.started", 2), 10)
+        page.click("#interrupt")
+        page.wait(_event_count("output_audio_buffer.cleared", 1), 2)
+        page.wait(_event_count("conversation.item.truncated", 1), 5)
+        page.wait("session.history.length === 6", 5)
+        page.screenshot(artifact("agents-sdk-interrupted.png"))
+        page.click("#talk")
+        page.wait("document.getElementById('state').textContent === 'ended'", 5)
+        seen = events.received(page)
+        assert_nothing_left(gate)
+
+    kinds = events.types(seen)
+    assert kinds.count("response.created") == kinds.count("response.done") == 4
+    # Sound is over on both occasions: once played to its end, once cut.
+    assert [kind for kind in kinds if kind.startswith("output_audio_buffer.")] == [
+        "output_audio_buffer.started",
+        "output_audio_buffer.stopped",
+        "output_audio_buffer.started",
+        "output_audio_buffer.cleared",
+    ]
+
+
+def test_openai_class_exchanges_messages(
+    gate: Gate, agent: ToolAgent, openai_page: str, tmp_path: Path
+) -> None:
+    microphone = speech.write_wav(tmp_path / "microphone.wav", speech.conversation(0.5, speech.say(), 1.0))
+    with _page(microphone, openai_page, agent) as page:
+        _talk(page)
+        _note_ends(page)
+        page.wait(_event_count("output_audio_buffer.stopped", 1), 20)
+        _ask(page, "Good morning")
+        page.wait(_event_count("response.done", 2), 10)
+        page.wait("document.querySelectorAll('#history li').length === 4", 5)
+        page.screenshot(artifact("openai-js.png"))
+        assert "Good morning" in page.text("#history li:nth-child(3)")
+        assert "Good morning" in page.text("#history li:nth-child(4)"), "the parrot says text back"
+        page.click("#talk")
+        page.wait("document.getElementById('state').textContent === 'ended'", 5)
+        assert page.evaluate("window.ends") == ["local"]
+        assert_nothing_left(gate)
+
+
+def test_openai_class_sees_a_clean_remote_end(
+    gate: Gate, agent: ToolAgent, openai_page: str, tmp_path: Path
+) -> None:
+    microphone = speech.write_wav(tmp_path / "microphone.wav", speech.silence(0.5))
+    with _page(microphone, openai_page, agent) as page:
+        _talk(page)
+        _note_ends(page)
+        call_id = gate.log_lines(event="call set up")[-1]["call"]
+        assert request("POST", f"{gate.calls_url}/{call_id}/hangup").status == 200
+        page.wait("window.ends.length > 0", 5)
+        assert page.evaluate("window.ends") == ["remote"], "a hang-up is a clean end, not a failure"
+        assert page.text("#state") == "ended by the other side"
+        page.screenshot(artifact("openai-js-remote-end.png"))
+        assert_nothing_left(gate)
+
+
+@contextlib.contextmanager
+def _page(microphone: Path, url: str, agent: ToolAgent) -> Iterator[Page]:
+    """The page in a browser with that microphone; afterwards what was said on every side is judged."""
+    first = len(agent.received)
+    with Chromium(microphone=microphone) as browser:
+        page = events.open_tapped(browser, url)
+        yield page
+        seen, sent = events.received(page), events.sent(page)
+        assert not page.exceptions, page.exceptions
+        loud = [line for line in page.console if line.startswith(("error", "warning"))]
+        loud = [line for line in loud if "ScriptProcessorNode" not in line]  # the tests' own ears
+        assert not loud, loud  # the SDK's warning that session.updated did not come would be here
+    events.assert_valid(seen, events.SERVER)
+    events.assert_no_audio(seen)
+    events.assert_valid(sent, events.CLIENT)
+    events.assert_valid(agent.received[first:], events.CLIENT)
+    refused = events.of_type(seen, "error")
+    assert not refused, refused
+
+
+def _talk(page: Page) -> None:
+    """Press the button; connected within the time that the SDK gives."""
+    began = time.monotonic()
+    page.click("#talk")
+    page.wait("document.getElementById('state').textContent !== 'idle'", 5)
+    state = page.wait(
+        "(() => { const s = document.getElementById('state').textContent;"
+        " return s !== 'connecting' && s !== 'idle' && s; })()",
+        READY_SECONDS + 5,
+    )
+    assert state in {"connected", "speaking", "listening"}, f"{state}: {page.text('#problem')}"
+    assert time.monotonic() - began < READY_SECONDS, "connected, but only after the SDK gave up waiting"
+
+
+def _ask(page: Page, text: str) -> None:
+    page.evaluate(f"document.getElementById('text').value = {text!r}")
+    page.click("#send")
+
+
+def _note_ends(page: Page) -> None:
+    page.evaluate(
+        "window.ends = []; connection.onConnectionEvent((event) => {"
+        " if (event.type === 'closed') ends.push(event.reason);"
+        " if (event.type === 'error') ends.push(String(event.error)); }); undefined"
+    )
+
+
+def _event_count(kind: str, count: int) -> str:
+    return f"window.__events.received.filter((t) => JSON.parse(t).type === '{kind}').length >= {count}"
