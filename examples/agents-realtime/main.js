@@ -21,6 +21,7 @@ const agent = new RealtimeAgent({
 });
 
 let session = null;
+const cut = new Set(); // items that were interrupted
 
 async function connect() {
   const gateway = $('gateway').value.replace(/\/$/, '');
@@ -32,10 +33,11 @@ async function connect() {
   session.on('agent_tool_start', (_context, _agent, called) => show('state', `using ${called.name}`));
   session.on('error', ({ error }) => complain(error));
   session.transport.on('connection_change', (status) => status === 'disconnected' && ended());
-  // When the agent is heard, and when it no longer is: told by the gateway, which plays the sound.
-  session.on('transport_event', ({ type }) => {
+  // When the agent is heard, when it no longer is, and what was cut: told by the gateway, which plays the sound.
+  session.on('transport_event', ({ type, item_id }) => {
     if (type === 'output_audio_buffer.started') state('speaking');
     if (type === 'output_audio_buffer.stopped' || type === 'output_audio_buffer.cleared') state('listening');
+    if (type === 'conversation.item.truncated') cut.add(item_id);
   });
   state('connecting');
   await session.connect({ apiKey: () => clientSecret(gateway) });
@@ -129,10 +131,9 @@ function bubble(item) {
   const words = item.content.map((part) => part.text ?? part.transcript ?? '').join(' ');
   const said = document.createElement('span');
   said.textContent = words || { user: '(spoken)', assistant: '…' }[item.role];
-  // What was cut short has no transcript any more: nobody knows which of its words were heard.
-  if (item.role === 'assistant' && (item.status === 'incomplete' || (item.status === 'completed' && !words))) {
+  if (item.status === 'incomplete' || cut.has(item.itemId)) {
     said.className = 'cut';
-    said.textContent = words ? `${words} — interrupted` : 'interrupted';
+    said.append(' — interrupted');
   }
   line.append(who, said);
   return line;

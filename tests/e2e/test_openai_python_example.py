@@ -49,8 +49,8 @@ def test_the_sideband_keeps_the_tools(gate: Gate, agent: ToolAgent, tmp_path: Pa
         assert "model=gpt-realtime" in agent.paths[-1]
 
         _ask(page, 'What does get_time {"zone": "UTC"} say?')
-        page.wait("document.getElementById('history').innerText.includes('It says')", 10)
-        answer = re.search(r"It says (\d\d:\d\d)", page.text("#history"))
+        page.wait("document.getElementById('history').innerText.includes('it says')", 10)
+        answer = re.search(r"it says (\d\d:\d\d)", page.text("#history"))
         assert answer, page.text("#history")
         page.screenshot(artifact("openai-python-sideband.png"))
         outputs = [

@@ -6,7 +6,7 @@ gets that tool called; a JSON object behind the name is its arguments. The tool'
     user       What does get_time {"zone": "UTC"} say?
     agent      function_call get_time({"zone": "UTC"})
     client     function_call_output 12:00
-    agent      "It says 12:00"   (espeak, with the transcript)
+    agent      "The tool has answered, and it says 12:00"   (espeak, with the transcript)
 
 It keeps what it was sent and what it sent, for judging both by the official models.
 """
@@ -35,6 +35,8 @@ from voicegate.proto.realtime import MAX_EVENT_BYTES
 
 RATE: Final = 24_000
 START_SECONDS: Final = 10.0
+ANSWER: Final = "The tool has answered, and it says {}"
+"""Some three seconds, long enough to be interrupted."""
 
 Event = dict[str, Any]
 
@@ -116,7 +118,7 @@ class ToolSession(ParrotSession):
             "metadata": wish.metadata,
         }
         if last.body["type"] == "function_call_output":
-            text = f"It says {last.body['output']}"
+            text = ANSWER.format(last.body["output"])
             aloud = "audio" in details["output_modalities"]
             pcm = speech.to_pcm(speech.say(text, RATE)) if aloud else b""
             return Reply(
