@@ -31,6 +31,7 @@ async function connect() {
   window.session = session; // to look at from the console
   session.on('history_updated', showHistory);
   session.on('agent_tool_start', (_context, _agent, called) => show('state', `using ${called.name}`));
+  session.on('agent_tool_end', () => show('state', 'connected'));
   session.on('error', ({ error }) => complain(error));
   session.transport.on('connection_change', (status) => status === 'disconnected' && ended());
   // When the agent is heard, when it no longer is, and what was cut: told by the gateway, which plays the sound.
