@@ -88,7 +88,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_every_key_has_a_variable() -> None:
     for section in Config.__struct_fields__:
         for key, value in msgspec.structs.asdict(getattr(Config(), section)).items():
-            if key == "transceivers":
+            if key == "transceivers" or (section, key) == ("signaling", "keys"):
                 text = "[]"
             else:
                 text = ",".join(value) if isinstance(value, tuple) else str(value).lower()
@@ -126,6 +126,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 TABLE = [{"id": 1, "link": "10.0.0.1:1", "control": "10.0.0.1:2"}]
+TABLE_KEY = {"name": "shop", "key": "k" * 16}
 SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1/0"}}
 
 
@@ -187,6 +188,19 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("signaling", {"signaling": {"private_key": "/x.pem"}}, "cannot read /x.pem"),
         ("signaling", {"signaling": {"allowed_origins": ["example.com"]}}, "signaling.allowed_origins"),
         ("signaling", {"signaling": {"max_setups": 0}}, "signaling.max_setups"),
+        ("signaling", {"signaling": {"max_websockets": 0}}, "signaling.max_websockets"),
+        ("signaling", {"signaling": {"keys": [TABLE_KEY | {"name": "a b"}]}}, "'a b': names are"),
+        ("signaling", {"signaling": {"keys": [TABLE_KEY, TABLE_KEY]}}, "'shop': names are different"),
+        ("signaling", {"signaling": {"keys": [TABLE_KEY | {"key": "short"}]}}, "'shop': a key must have"),
+        ("signaling", {"signaling": {"keys": [TABLE_KEY | {"models": []}]}}, "'shop': models is empty"),
+        ("signaling", {"signaling": {"keys": [TABLE_KEY | {"max_calls": -1}]}}, "not be negative"),
+        (
+            "signaling",
+            {"signaling": {"keys": [TABLE_KEY], "api_keys": [TABLE_KEY["key"]]}},
+            "a key is there twice",
+        ),
+        ("signaling", {"signaling": {"api_keys": ["ek_" + "x" * 20]}}, "ek_ is for the keys"),
+        ("signaling", {"agent": {"url": "http://x"}}, "agent.url must begin with ws"),
     ],
 )
 def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], says: str) -> None:
@@ -196,9 +210,17 @@ def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], 
     assert SECRET not in " ".join(problems)
 
 
-def test_a_public_address_is_served_with_keys() -> None:
-    data = {**SPLIT, "signaling": {"listen": "0.0.0.0:443", "api_keys": ["k" * 16]}}
+@pytest.mark.parametrize("keys", [{"api_keys": ["k" * 16]}, {"keys": [TABLE_KEY]}])
+def test_a_public_address_is_served_with_keys(keys: dict[str, Any]) -> None:
+    data = {**SPLIT, "signaling": {"listen": "0.0.0.0:443", **keys}}
     assert check(msgspec.convert(data, type=Config), ["signaling"]) == []
+
+
+def test_keys_with_restrictions_from_the_environment() -> None:
+    text = '[{"name": "shop", "key": "kkkkkkkkkkkkkkkk", "models": ["m"], "client_events": ["response.*"]}]'
+    (key,) = load_config(None, {"VOICEGATE_SIGNALING_KEYS": text}).signaling.keys
+    assert (key.name, key.models, key.client_events) == ("shop", ("m",), ("response.*",))
+    assert (key.max_calls, key.calls_per_minute, key.server_events) == (0, 0, ("*",))
 
 
 @given(st.text(max_size=40))

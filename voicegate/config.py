@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -85,19 +86,47 @@ class TransceiverConfig(_Section, frozen=True):
     """How long SIGTERM waits for calls to end by themselves."""
 
 
+class KeyConfig(_Section, frozen=True):
+    """An API key that may do less than a full one."""
+
+    name: str
+    """Its name in logs, and what the `ek_` keys it issues refer to. Stays when `key` is changed."""
+    key: str
+    models: tuple[str, ...] = ("*",)
+    """The models it may ask for; the first is taken when a client names none."""
+    max_calls: int = 0
+    """Calls at once, WebSockets to the agent among them, per signaling process; 0: no limit."""
+    calls_per_minute: int = 0
+    """Set-ups a minute, per signaling process; 0: no limit."""
+    client_events: tuple[str, ...] = ("*",)
+    """Realtime events that its clients may send: types, prefixes that end in `*`, or `*`. A sideband may send
+    all."""
+    server_events: tuple[str, ...] = ("*",)
+    """Realtime events that its clients receive; `error` always. A sideband receives all."""
+
+
 class SignalingConfig(_Section, frozen=True):
     listen: str = "127.0.0.1:8080"
     advertise: tuple[str, ...] = ("127.0.0.1:3478",)
     """The relay's public UDP addresses, in order of preference, exactly as they go into every answer."""
     api_keys: tuple[str, ...] = ()
-    """Accepted as `Authorization: Bearer`. Empty: only loopback is served."""
+    """Accepted as `Authorization: Bearer`, without restrictions. Neither these nor `keys`: only loopback is
+    served."""
+    keys: tuple[KeyConfig, ...] = ()
+    """Accepted as well, each with its own restrictions."""
     certificate: str = ""
     private_key: str = ""
     """PEM files; both set: HTTPS."""
     allowed_origins: tuple[str, ...] = ("*",)
     max_setups: int = 64
     """Set-ups under way at once; more get 503 with Retry-After."""
+    max_websockets: int = 256
+    """WebSockets at once, sidebands and those to the agent; more get 503. At worst some 100 MB each."""
     demo_page: bool = True
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.api_keys or self.keys)
 
 
 class AgentConfig(_Section, frozen=True):
@@ -137,6 +166,7 @@ ROLES: tuple[Role, ...] = ("relay", "transceiver", "signaling")
 DEFAULT_ADVERTISE = SignalingConfig().advertise
 
 _PREFIX = "VOICEGATE_"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ID_LIMIT = 2**20
 """The ticket has 20 bits for the transceiver."""
 _CLUSTER_LIMIT = 2**12
@@ -175,6 +205,9 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
         problems += _check_agent(config.agent, together)
     if "signaling" in roles:
         problems += _check_signaling(config.signaling)
+        if "transceiver" not in roles:
+            # Without an agent's URL it serves calls all the same, but no WebSocket to the agent.
+            problems += _check_agent(config.agent, together=True)
     return problems
 
 
@@ -223,7 +256,7 @@ def _from_text(variable: str, text: str, kind: Any) -> Any:
     if kind == tuple[str, ...]:
         return [item.strip() for item in text.split(",") if item.strip()]
     try:
-        if kind == tuple[StaticTransceiver, ...]:
+        if kind in (tuple[StaticTransceiver, ...], tuple[KeyConfig, ...]):
             return msgspec.json.decode(text, type=list[dict[str, Any]])
         return msgspec.convert(text, type=kind, strict=False)
     except msgspec.DecodeError as error:
@@ -332,12 +365,13 @@ def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
     problems = list(_check_listen("signaling.listen", signaling.listen))
     yield from problems
-    if not problems and not signaling.api_keys:
+    if not problems and not signaling.has_keys:
         host, _ = parse_listen(signaling.listen)
         if not ipaddress.ip_address(host).is_loopback:
             yield f"signaling.listen {signaling.listen} is not loopback: that needs signaling.api_keys"
     if any(not key.strip() or len(key) < 16 for key in signaling.api_keys):
         yield "signaling.api_keys: a key must have at least 16 characters"
+    yield from _check_key_tables(signaling)
     if not signaling.advertise:
         yield "signaling.advertise is empty: clients would have no address to send media to"
     for address in signaling.advertise:
@@ -351,8 +385,29 @@ def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
     for origin in signaling.allowed_origins:
         if origin != "*" and not origin.startswith(("http://", "https://")):
             yield f"signaling.allowed_origins: {origin!r} is neither * nor like https://example.com"
-    if signaling.max_setups < 1:
-        yield "signaling.max_setups must be at least 1"
+    for key in ("max_setups", "max_websockets"):
+        if getattr(signaling, key) < 1:
+            yield f"signaling.{key} must be at least 1"
+
+
+def _check_key_tables(signaling: SignalingConfig) -> Iterator[str]:
+    names: set[str] = set()
+    for entry in signaling.keys:
+        name = f"signaling.keys {entry.name!r}"
+        if not _NAME.fullmatch(entry.name) or entry.name in names:
+            yield f"{name}: names are different words of up to 64 letters, digits, '_', '-' or '.'"
+        names.add(entry.name)
+        if not entry.key.strip() or len(entry.key) < 16:
+            yield f"{name}: a key must have at least 16 characters"
+        if not entry.models:
+            yield f'{name}: models is empty; write the models, or ["*"] for all'
+        if entry.max_calls < 0 or entry.calls_per_minute < 0:
+            yield f"{name}: max_calls and calls_per_minute must not be negative"
+    given = [*signaling.api_keys, *(entry.key for entry in signaling.keys)]
+    if len(set(given)) != len(given):
+        yield "signaling.keys: a key is there twice"
+    if any(key.startswith("ek_") for key in given):
+        yield "signaling.api_keys and signaling.keys: ek_ is for the keys that voicegate makes"
 
 
 def _check_listen(key: str, text: str) -> Iterator[str]:

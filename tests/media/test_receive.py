@@ -124,6 +124,28 @@ def test_a_lost_packet_is_concealed_after_20_ms_on_a_quiet_network() -> None:
     assert buffer.counts.concealed_samples == 480
 
 
+def test_flush_gives_out_what_waits_behind_gaps() -> None:
+    buffer = new()
+    feed(buffer, [0, 2, 4, 5])
+    assert line(buffer) == [1]
+    buffer.flush(START + 0.07)
+    assert line(buffer) == [CONCEALED, 3, CONCEALED, 5, 6]
+    assert buffer.next_deadline() is None
+    buffer.push(packet(6), START + 0.08)
+    assert line(buffer) == [7]
+
+
+def test_drop_forgets_it_and_the_line_goes_on() -> None:
+    buffer = new()
+    feed(buffer, [0, 2])
+    buffer.drop(START + 0.03)
+    assert line(buffer) == []
+    buffer.push(packet(1), START + 0.04)
+    buffer.push(packet(3), START + 0.06)
+    assert line(buffer) == [4]
+    assert buffer.counts.late == 1
+
+
 def test_jitter_lengthens_the_wait_within_its_bound() -> None:
     rng = random.Random(3)
     buffer = new()

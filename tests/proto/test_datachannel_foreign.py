@@ -183,7 +183,7 @@ def test_either_side_opens_talks_and_closes(
         await theirs.stop()
 
     loop.run_until_complete(main())
-    assert not set(link.dropped) - {"sctp_unexpected_chunk", "sctp_tag"}  # of handshakes that crossed
+    assert set(link.dropped) <= {"sctp_unexpected_chunk"}  # DATA that overtook the end of the handshake
 
 
 @pytest.mark.parametrize("ordered", [True, False])

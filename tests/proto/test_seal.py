@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voicegate.proto.errors import BadPacket
-from voicegate.proto.seal import MAX_TOKEN_CHARACTERS, SealKeys
+from voicegate.proto.seal import MAX_PAYLOAD, MAX_TOKEN_CHARACTERS, SealKeys
 
 KEYS = SealKeys({1: bytes(range(64)), 3: b"3" * 64}, 1)
 URL_SAFE = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 
 
-@given(st.binary(min_size=1, max_size=3000))
+@given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
 def test_what_is_sealed_opens_and_is_always_the_same(payload: bytes) -> None:
     token = KEYS.seal(b"label", payload)
     assert token == KEYS.seal(b"label", payload)

@@ -20,7 +20,7 @@ from voicegate.net.registry import MemoryRegistry, TransceiverRecord
 from voicegate.proto.callid import mint_call_id
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext
-from voicegate.roles.signaling import app as signaling_app
+from voicegate.roles.signaling import calls as signaling_calls
 from voicegate.roles.signaling.core import OFFER_LIMIT
 from voicegate.roles.signaling.shell import run
 
@@ -145,6 +145,11 @@ async def test_a_call_from_offer_to_end() -> None:
             "candidates": ["203.0.113.1:3478", "[2001:db8::1]:3478"],
             "model": "m-1",
             "session": None,
+            "dcid": None,
+            "client_events": ["*"],
+            "server_events": ["*"],
+            "key_id": "loopback",
+            "safety_identifier": "",
         }
         assert at.registry.records[7].calls == 1, "the answer's load is known before the registry says so"
         status = await at.ask("GET", location)
@@ -216,7 +221,7 @@ async def test_full_sooner_than_the_registry_knew() -> None:
 
 
 async def test_a_set_up_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signaling_app, "SETUP_SECONDS", 0.2)
+    monkeypatch.setattr(signaling_calls, "SETUP_SECONDS", 0.2)
     async with gate(Transceiver(7, delay=60)) as at:
         began = time.monotonic()
         response = await at.offer()
@@ -256,7 +261,7 @@ async def test_forged_foreign_and_unknown_calls_are_404_after_the_same_time() ->
                 began = time.monotonic()
                 response = await at.ask(method, f"{CALLS}/{id}{path}")
                 assert (response.status, error(response)["param"]) == (404, "call_id"), id
-                assert time.monotonic() - began >= signaling_app.NOT_FOUND_SECONDS
+                assert time.monotonic() - began >= signaling_calls.REFUSAL_SECONDS
 
 
 async def test_keys_are_asked_for() -> None:
@@ -349,7 +354,7 @@ async def test_a_failure_of_ours_is_an_error_body(monkeypatch: pytest.MonkeyPatc
         raise ZeroDivisionError
 
     async with gate(Transceiver(7)) as at:
-        monkeypatch.setattr(signaling_app.core, "place", broken)
+        monkeypatch.setattr(signaling_calls.core, "place", broken)
         response = await at.offer()
         assert (response.status, error(response)["code"]) == (500, "internal_error")
         monkeypatch.undo()

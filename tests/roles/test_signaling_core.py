@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 
@@ -63,7 +64,7 @@ def test_the_choice_spreads() -> None:
 
 @pytest.mark.parametrize("content_type", ["application/sdp", "Application/SDP; charset=utf-8"])
 def test_an_offer_is_read(content_type: str) -> None:
-    assert core.read_offer_untrusted(content_type, "v=0\r\ns=ü".encode()) == "v=0\r\ns=ü"
+    assert core.read_offer_untrusted(content_type, "v=0\r\ns=ü".encode()) == ("v=0\r\ns=ü", None)
 
 
 @pytest.mark.parametrize(
@@ -85,20 +86,44 @@ def test_what_is_not_an_offer(content_type: str, body: bytes, status: int, code:
 def test_any_request_is_an_offer_or_a_bad_one(content_type: str, body: bytes) -> None:
     for kind in (content_type, "application/sdp"):
         try:
-            assert core.read_offer_untrusted(kind, body).encode() == body
+            assert core.read_offer_untrusted(kind, body).sdp.encode() == body
         except BadOffer as error:
             assert error.status in (400, 415)
 
 
-@pytest.mark.parametrize(
-    ("header", "known"),
-    [("Bearer one", True), ("bearer two", True), ("Bearer  two ", True), ("Bearer on", False),
-     ("Bearer ones", False), ("Bearer", False), ("", False), ("Basic one", False), ("one", False),
-     ("Bearer \udcff", False)],
-)  # fmt: skip
-def test_keys(header: str, known: bool) -> None:
-    assert core.key_is_known(header, ("one", "two")) is known
-    assert core.key_is_known(header, ()) is False
+@given(st.text(max_size=8), st.binary(max_size=60))
+def test_any_number_and_any_request_for_a_secret_is_read_or_refused(text: str, body: bytes) -> None:
+    try:
+        stream = core.read_stream_id_untrusted(text)
+        assert stream is not None and 0 <= stream <= 65_534
+    except BadOffer as error:
+        assert error.status == 400
+    try:
+        assert 10 <= core.read_secret_request_untrusted(body).seconds <= 7200
+    except BadOffer as error:
+        assert error.status == 400
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "session": st.none() | st.dictionaries(st.sampled_from(["type", "model", "x"]), st.text()),
+            "expires_after": st.none()
+            | st.dictionaries(
+                st.sampled_from(["anchor", "seconds"]),
+                st.just("created_at") | st.integers(-5, 9000) | st.floats() | st.booleans(),
+            ),
+            "more": st.integers(-5, 5),
+        },
+    )
+)
+def test_requests_for_a_secret(wanted: dict[str, object]) -> None:
+    try:
+        seconds, session = core.read_secret_request_untrusted(json.dumps(wanted).encode())
+        assert 10 <= seconds <= 7200 and session == (wanted.get("session") or {})
+    except BadOffer as error:
+        assert error.code in ("invalid_expires_after", "invalid_json")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +154,7 @@ def test_preflight_grants_what_the_clients_send_and_nothing_else() -> None:
     asked = "authorization,content-type, x-openai-agents-sdk, X-Stainless-Lang, x-evil, x-stainless-\r\nx: y"
     granted = core.preflight_headers(asked)["Access-Control-Allow-Headers"].split(", ")
     assert {"authorization", "content-type", "x-openai-agents-sdk", "x-stainless-lang"} <= set(granted)
+    assert {"openai-safety-identifier", "openai-beta", "accept"} <= set(granted)
     assert set(granted) - core.ALLOWED_HEADERS == {"x-stainless-lang"}
     flood = core.preflight_headers(",".join(f"x-stainless-{i}" for i in range(10_000)))
     assert len(flood["Access-Control-Allow-Headers"]) < 2000

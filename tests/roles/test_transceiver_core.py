@@ -7,11 +7,14 @@ import struct
 
 import pytest
 
+from tests.support.light_client import LightCall
 from tests.support.rig import KEYS, PUBLIC, RELAY, Rig, address_of
 from voicegate.media.opus import OpusEncoder
-from voicegate.proto import link, rtcp, stun
+from voicegate.proto import link, rtcp, rtp, stun
 from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.errors import BadOffer
+from voicegate.proto.ticket import expired
+from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Wishes
 from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
 from voicegate.roles.transceiver.core import MAX_REMEMBERED, Overloaded
 
@@ -35,6 +38,18 @@ def connected(rig: Rig, port: int = 5000, **options: object):  # type: ignore[no
     rig.run(1.0)
     assert "connected" in client.times, client.counts
     return client, call_id
+
+
+def check_of(client: LightCall) -> bytes:
+    assert client.answer is not None
+    return stun.binding_request(
+        bytes(12),
+        f"{client.answer.ufrag}:{client.ufrag}".encode(),
+        client.answer.password.encode(),
+        priority=1,
+        tie_breaker=1,
+        use_candidate=True,
+    )
 
 
 class TestSetup:
@@ -72,7 +87,7 @@ class TestSetup:
     def test_a_bad_offer_leaves_nothing(self) -> None:
         rig = Rig()
         with pytest.raises(BadOffer):
-            rig.core.allocate("v=0", ("127.0.0.1:1",), now=rig.now, entropy=bytes(42))
+            rig.core.allocate(Wishes("v=0", ("127.0.0.1:1",)), now=rig.now, entropy=bytes(ENTROPY_LENGTH))
         assert len(rig.core) == 0 and rig.core.next_deadline() is None
 
     def test_handshake_survives_loss(self) -> None:
@@ -239,8 +254,61 @@ class TestEnd:
         rig.run(61.0)
         assert rig.core.status(call_id, rig.now) is None
 
+    def test_the_agent_may_speak_after_the_end(self) -> None:
+        rig = Rig()
+        _, call_id = connected(rig)
+        call = rig.core.call(call_id)
+        assert call is not None
+        rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        call.play(tone(0.01), rig.now)
+        call.end_of_audio(rig.now)
+        assert not call.stop_playing(rig.now)
+
+    def test_a_bug_ends_the_call_that_met_it_and_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig = Rig()
+        _, healthy = connected(rig, 5000, frames=frames(3.0), loop=True)
+        _, unlucky = connected(rig, 5001, frames=frames(3.0), loop=True)
+        call = rig.core.call(unlucky)
+        assert call is not None
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(call.audio, "receive_rtp", fail)
+        before = len(rig.audio[healthy])
+        rig.run(1.0)
+        assert (unlucky, Ended(EndReason.INTERNAL_ERROR, "")) in rig.events
+        failure = rig.core.poll_failure()
+        assert failure is not None and failure[0] == unlucky and isinstance(failure[1], ZeroDivisionError)
+        assert len(rig.core) == 1 and len(rig.audio[healthy]) - before == pytest.approx(48_000, abs=2000)
+
+    def test_new_calls_work_after_the_machine_slept(self) -> None:
+        rig = Rig()
+        rig.core.wall_offset += 10 * 3600
+        _, call_id = rig.call()
+        assert rig.core.call(call_id) is not None
+        ufrag = next(iter(rig.core._by_ufrag))
+        assert not expired(KEYS.tickets.open_untrusted(ufrag), rig.now + rig.core.wall_offset)
+
 
 class TestStrangers:
+    def test_media_leaves_an_address_that_fell_silent(self) -> None:
+        """The voice hammer: one packet from a spoofed address must not aim a stream at it for longer than
+        consent lasts."""
+        rig = Rig()
+        client, call_id = connected(rig)
+        call = rig.core.call(call_id)
+        assert call is not None and client.answer is not None and client.srtp is not None
+        victim = link.ClientAddress(bytes([198, 51, 100, 9, 1, 1]))
+        rig.inject(check_of(client), victim)
+        client.speak = False
+        following = int.from_bytes(client.last_protected[2:4], "big") + 1
+        packet = rtp.build_rtp(111, False, following, 9, client.ssrc, b"\xf8\xff\xfe")
+        rig.inject(client.srtp.protect_rtp(packet), victim)
+        assert call.client == victim
+        rig.run(36.0)
+        assert call.client == address_of(client) and len(rig.core) == 1
+
     def test_link_datagrams_without_our_tag(self) -> None:
         rig = Rig()
         client, _ = connected(rig)
@@ -259,15 +327,7 @@ class TestStrangers:
         call = rig.core.call(call_id)
         assert call is not None and client.answer is not None
         thief = link.ClientAddress(bytes([198, 51, 100, 9, 1, 1]))
-        check = stun.binding_request(
-            bytes(12),
-            f"{client.answer.ufrag}:{client.ufrag}".encode(),
-            client.answer.password.encode(),
-            priority=1,
-            tie_breaker=1,
-            use_candidate=True,
-        )
-        rig.inject(check, thief)
+        rig.inject(check_of(client), thief)
         assert call.client == address_of(client)
 
     def test_roaming_follows_the_first_authenticated_packet(self) -> None:
@@ -286,14 +346,7 @@ class TestStrangers:
         victim, victim_id = connected(rig, 5000, frames=frames(5.0), loop=True)
         thief, _ = connected(rig, 5001)
         assert thief.answer is not None
-        check = stun.binding_request(
-            bytes(12),
-            f"{thief.answer.ufrag}:{thief.ufrag}".encode(),
-            thief.answer.password.encode(),
-            priority=1,
-            tie_breaker=1,
-            use_candidate=True,
-        )
+        check = check_of(thief)
         before = len(rig.audio[victim_id])
         for _ in range(10):
             rig.inject(check, address_of(victim))

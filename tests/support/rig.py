@@ -15,8 +15,9 @@ from voicegate.proto import link
 from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.keys import ClusterKeys
+from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Identity, Wishes
 from voicegate.roles.transceiver.call import CallEvent, CallLimits
-from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Clocks, Identity, TransceiverCore
+from voicegate.roles.transceiver.core import TransceiverCore
 
 RELAY = "127.0.0.1:7000"
 PUBLIC = ("127.0.0.1", 3478)
@@ -46,11 +47,13 @@ class Rig:
             CERTIFICATE,
             limits or CallLimits(max_seconds=3600, idle_seconds=35),
             max_calls=max_calls,
-            clocks=Clocks(wall_offset=1.8e9),
+            wall_offset=1.8e9,
             random=self.random.random,
         )
         self.clients: dict[ClientAddress, LightCall] = {}
         self.audio: dict[str, bytearray] = {}
+        self.to_agent: list[bytes] = []
+        self.to_sidebands: list[bytes] = []
         self.events: list[tuple[str, CallEvent]] = []
         self.to_client: Callable[[bytes], bool] = lambda data: True
         """Whether a datagram passes; a test puts loss here."""
@@ -65,12 +68,9 @@ class Rig:
     ) -> tuple[LightCall, str]:
         """A client at 192.0.2.1:`port` that has posted its (edited) offer and holds the answer."""
         client = LightCall(CLIENT_CERTIFICATE, self.random, local=("192.0.2.1", port), **options)  # type: ignore[arg-type]
-        call_id, answer = self.core.allocate(
-            edit(client.offer()),
-            ("127.0.0.1:3478",),
-            now=self.now,
-            entropy=self.random.randbytes(ENTROPY_LENGTH),
-        )
+        wishes = Wishes(edit(client.offer()), ("127.0.0.1:3478",))
+        entropy = self.random.randbytes(ENTROPY_LENGTH)
+        call_id, answer = self.core.allocate(wishes, now=self.now, entropy=entropy)
         self.clients[pack_address(*client.local)] = client
         client.accept_answer(answer, self.now)
         self._drain()
@@ -99,7 +99,7 @@ class Rig:
 
     def changed(self, call_id: str) -> None:
         """Take what a call that was mutated from outside produced."""
-        self.core.call_changed(call_id, self.now)
+        self.core._drain(self.core._calls[call_id], self.now)
         self._drain()
 
     def inject(
@@ -126,8 +126,13 @@ class Rig:
             for target, payload in link.parse_frames_untrusted(datagram):
                 if target in self.clients and self.to_client(payload):
                     self._later(self._forward_to_client(target, payload))
-        while (heard := self.core.poll_audio()) is not None:
-            self.audio.setdefault(heard[0], bytearray()).extend(heard[1])
+        while (item := self.core.poll_upstream()) is not None:
+            if item.is_audio:
+                self.audio.setdefault(item.call_id, bytearray()).extend(item.data)
+            else:
+                self.to_agent.append(item.data)
+        while (addressed := self.core.poll_sideband()) is not None:
+            self.to_sidebands.append(addressed[1])
         while (event := self.core.poll_event()) is not None:
             self.events.append(event)
 

@@ -55,6 +55,7 @@ __all__ = [
     "SpeechStarted",
     "SpeechStopped",
     "check_settings",
+    "dial",
 ]
 
 MAX_WAITING_AUDIO: Final = 30 * 1000 * realtime.BYTES_PER_MS
@@ -115,7 +116,7 @@ class RealtimeAgent:
         self._settings = settings
         self._url = _address(settings.url, model or settings.model)
         self._headers = _headers(settings)
-        self._session = realtime.session_settings(_configured_session(settings), session or {})
+        self._session = realtime.session_settings(configured_session(settings), session or {})
         self._tls = ssl_context
         self._on_event = on_event
         self._log = get_logger(__name__).bind(call=call_id)
@@ -296,7 +297,12 @@ def check_settings(settings: AgentConfig) -> None:
     if settings.url:
         _address(settings.url, settings.model)
     _headers(settings)
-    _configured_session(settings)
+    configured_session(settings)
+
+
+def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
+    """The address and the headers with which the agent is dialled. Raises ConfigError."""
+    return _address(settings.url, model or settings.model), _headers(settings)
 
 
 class _Outbox:
@@ -377,7 +383,8 @@ def _headers(settings: AgentConfig) -> list[tuple[str, str]]:
     return headers
 
 
-def _configured_session(settings: AgentConfig) -> dict[str, Any]:
+def configured_session(settings: AgentConfig) -> dict[str, Any]:
+    """`agent.session` as an object. Raises ConfigError."""
     if not settings.session.strip():
         return {}
     try:

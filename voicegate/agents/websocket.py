@@ -51,13 +51,19 @@ class AgentLost(Exception):
     """The agent cannot be used any more.
 
     `reason`, a metrics label: agent_unreachable, agent_timeout, agent_refused, agent_closed, agent_protocol,
-    agent_stalled. `detail` is for the log and never holds a key.
+    agent_stalled. `detail` is for the log and never holds a key. `status` is the HTTP status of a refusal,
+    `code` the peer's WebSocket close code with its `text`; 0 for every other end.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(
+        self, reason: str, detail: str = "", *, status: int = 0, code: int = 0, text: str = ""
+    ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.status = status
+        self.code = code
+        self.text = text
 
 
 class WebSocket:
@@ -198,10 +204,10 @@ class WebSocket:
             if not self._backlog and self._blocked.is_set():
                 self._blocked = trio.Event()
 
-    def begin_close(self, code: int = 1000) -> None:
+    def begin_close(self, code: int = 1000, text: str = "") -> None:
         """Send the close frame; the peer's own then ends `receive` with agent_closed."""
         if self.is_open:
-            self._write(self._ws.send(CloseConnection(code=code)))
+            self._write(self._ws.send(CloseConnection(code=code, reason=text or None)))
 
     def close(self) -> None:
         """Say goodbye if that goes at once, and free the socket. Idempotent; no task may wait on it."""
@@ -249,9 +255,13 @@ class WebSocket:
                 if self._ws.state is ConnectionState.REMOTE_CLOSING:
                     self._write(self._ws.send(event.response()))
                 # Messages before it in the same read are delivered first.
-                self._ending = AgentLost("agent_closed", f"WebSocket code {int(event.code)}")
+                code = int(event.code)
+                self._ending = AgentLost(
+                    "agent_closed", f"WebSocket code {code}", code=code, text=event.reason or ""
+                )
             case RejectConnection():
-                raise AgentLost("agent_refused", f"HTTP status {event.status_code}")
+                status = event.status_code
+                raise AgentLost("agent_refused", f"HTTP status {status}", status=status)
             case AcceptConnection():
                 pass
             case _:

@@ -140,6 +140,16 @@ class ReceiveBuffer:
         """The next piece of the line, any whole number of samples, or None."""
         return self._pcm.popleft() if self._pcm else None
 
+    def flush(self, now: float) -> None:
+        """Give up all gaps, so that everything that has come can be polled. The line goes on behind it."""
+        while self._held:
+            self._give_up_gap(now)
+
+    def drop(self, now: float) -> None:
+        """Forget everything that has come and is not polled. The line goes on behind it."""
+        self.flush(now)
+        self._pcm.clear()
+
     def handle_timeout(self, now: float) -> None:
         """Give up the gaps whose wait is over."""
         while True:
@@ -192,8 +202,7 @@ class ReceiveBuffer:
                 first.ssrc == packet.ssrc
                 and 0 < sequence_delta(packet.sequence, first.sequence) <= MAX_MISORDER
             ):
-                while self._held:
-                    self._give_up_gap(now)
+                self.flush(now)
                 self.counts.resyncs += 1
                 self._restart_at(first)
                 self._accept(first, now)

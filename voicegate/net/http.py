@@ -1,8 +1,8 @@
 """HTTP inside the cluster: the small server every role has, and the way every server here is run.
 
 `InternalApp` is an ASGI application without a framework, so that a relay stays small: `/healthz`, `/readyz`
-and `/metrics` for whoever watches, and control routes that want the cluster's bearer token. `serve_http` runs
-it, or any other ASGI application, on Hypercorn's Trio worker.
+and `/metrics` for whoever watches, and control routes and WebSockets that want the cluster's bearer token.
+`serve_http` runs it, or any other ASGI application, on Hypercorn's Trio worker.
 
     app = InternalApp(ready=lambda: None, routes={("POST", "/calls"): allocate},
                       accepts_token=keys.accepts_control_token)
@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -28,6 +29,8 @@ from hypercorn.trio import serve
 
 from voicegate import logs, metrics
 from voicegate.config import parse_listen
+from voicegate.net import websocket
+from voicegate.net.websocket import GOING_AWAY, INTERNAL_ERROR, ServerSocket, SocketClosed
 
 BODY_LIMIT = 256 * 1024
 """Bytes of a control request: an offer of 64 KiB, twice that as JSON text, and as much again for its
@@ -42,6 +45,14 @@ milliseconds."""
 KEEP_ALIVE_SECONDS = 15.0
 STALLED_SECONDS = 10.0
 """A peer that takes nothing of what is sent to it for this long is cut off by the kernel."""
+
+SOCKET_MESSAGE_LIMIT = 16 * 1024 * 1024
+"""Bytes of a WebSocket's message: the largest Realtime event (15 MiB of base64 audio in one append)."""
+SOCKET_QUEUE = 1
+"""Messages, or pieces of a body, that wait for a handler: with the one being received and the one being
+handled a WebSocket holds three of the largest at most."""
+HEAD_LIMIT = 32 * 1024
+"""Bytes of a request's head. A browser's WebSocket may carry an `ek_` of 8 kB twice."""
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -72,6 +83,8 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+SocketHandler = Callable[[Request, ServerSocket], Awaitable[None]]
+"""Accepts or refuses the socket, and serves it until it returns."""
 
 
 def error_body(status: int, code: str, message: str, param: str | None = None) -> bytes:
@@ -80,6 +93,9 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
         status, "server_error" if status >= 500 else "invalid_request_error"
     )
     return json.dumps({"error": {"type": kind, "code": code, "message": message, "param": param}}).encode()
+
+
+_INVALID_TOKEN = error_body(401, "invalid_token", "The control token is missing or wrong.")
 
 
 def error_response(
@@ -91,6 +107,8 @@ def error_response(
 class InternalApp:
     """`/healthz`, `/readyz`, `/metrics`, and `routes`: (method, path) or (method, prefix ending in "/").
 
+    `sockets`: WebSocket routes, a path with one `{}` for the segment that becomes the request's `tail`.
+
     `ready` returns None, or why this role cannot do its work (the answer is 503 then). Every route needs
     `Authorization: Bearer` with a token that `accepts_token` takes (its comparison must be in constant time);
     the three fixed paths need nothing, for probes carry no secrets.
@@ -101,11 +119,13 @@ class InternalApp:
         *,
         ready: Callable[[], str | None],
         routes: Mapping[tuple[str, str], Handler] | None = None,
+        sockets: Mapping[str, SocketHandler] | None = None,
         accepts_token: Callable[[str], bool] = lambda token: False,
         body_limit: int = BODY_LIMIT,
     ) -> None:
         self._ready = ready
         self._routes = dict(routes or {})
+        self._sockets = [(*path.partition("{}")[::2], handler) for path, handler in (sockets or {}).items()]
         self._accepts_token = accepts_token
         self._body_limit = body_limit
 
@@ -116,8 +136,24 @@ class InternalApp:
             response = await self._respond(scope, receive)
             await _send_response(response, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close"})
+            await self._serve_socket(ServerSocket(scope, receive, send))
+
+    async def _serve_socket(self, socket: ServerSocket) -> None:
+        if not self._is_authorized(socket.headers):
+            await socket.refuse(401, _INVALID_TOKEN)
+            return
+        path = socket.path
+        for prefix, suffix, handler in self._sockets:
+            tail = path[len(prefix) : len(path) - len(suffix)]
+            if tail and "/" not in tail and path == prefix + tail + suffix:
+                request = Request("GET", path, tail, socket.query, socket.headers, b"")
+                await serve_socket(socket, partial(handler, request))
+                return
+        await socket.refuse(404, error_body(404, "not_found", f"There is no WebSocket {path} here."))
+
+    def _is_authorized(self, headers: Mapping[str, str]) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self._accepts_token(token.strip())
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         headers = {name.decode("latin1").lower(): value.decode("latin1") for name, value in scope["headers"]}
@@ -129,9 +165,8 @@ class InternalApp:
         method, path = scope["method"], scope["path"]
         if method in ("GET", "HEAD") and (fixed := self._fixed(path)) is not None:
             return fixed
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._accepts_token(token.strip()):
-            return error_response(401, "invalid_token", "The control token is missing or wrong.")
+        if not self._is_authorized(headers):
+            return Response(401, _INVALID_TOKEN)
         if body is None:
             return error_response(413, "body_too_large", f"The body has more than {self._body_limit} bytes.")
         prefix = path if (method, path) in self._routes else path[: path.rfind("/") + 1]
@@ -157,6 +192,20 @@ class InternalApp:
         if path == "/metrics":
             return Response(200, metrics.render(), metrics.CONTENT_TYPE)
         return None
+
+
+async def serve_socket(socket: ServerSocket, handler: Callable[[ServerSocket], Awaitable[None]]) -> None:
+    """Run a handler; its failure is an error for this peer and a line in the log. Cancelled: 1001."""
+    try:
+        await handler(socket)
+    except SocketClosed:
+        pass  # the peer went; that is how most of them end
+    except trio.Cancelled:
+        await socket.close(GOING_AWAY, "the server is stopping")
+        raise
+    except Exception:
+        _log.exception("a WebSocket failed", path=socket.path)
+        await socket.close(INTERNAL_ERROR, "internal error")
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
@@ -254,6 +303,7 @@ def _listen(listen: str) -> socket.socket:
 
 
 def _hypercorn_config(certificate: str, private_key: str) -> HypercornConfig:
+    websocket.install()
     config = HypercornConfig()
     config.certfile = certificate or None
     config.keyfile = private_key or None
@@ -267,6 +317,9 @@ def _hypercorn_config(certificate: str, private_key: str) -> HypercornConfig:
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     # A WebSocket peer answers pings, so silence for three of them means that it is gone.
     config.websocket_ping_interval = 20.0
+    config.websocket_max_message_size = SOCKET_MESSAGE_LIMIT
+    config.max_app_queue_size = SOCKET_QUEUE
+    config.h11_max_incomplete_size = HEAD_LIMIT
     config.read_timeout = 60
     return config
 

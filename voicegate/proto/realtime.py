@@ -200,11 +200,16 @@ def session_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
     Objects are merged, everything else (null too) is replaced. The audio formats are pinned, for the
     media path speaks 24 kHz PCM and nothing else.
     """
-    merged: dict[str, Any] = {"type": "realtime"}
     formats = {"audio": {"input": {"format": PCM_FORMAT}, "output": {"format": PCM_FORMAT}}}
-    for layer in (*layers, formats):
-        _merge_into(merged, layer)
-    return merged
+    return merged({"type": "realtime"}, *layers, formats)
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers over one another, the last on top: objects are merged, everything else is replaced."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        _merge_into(result, layer)
+    return result
 
 
 # --- Client events, as a server reads them --------------------------------------------------------

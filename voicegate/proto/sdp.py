@@ -110,7 +110,7 @@ class Transport:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The data-channel section (RFC 8841); parsed here, refused by the answer."""
+    """The data-channel section (RFC 8841)."""
 
     index: int
     mid: str | None
@@ -127,6 +127,11 @@ class Offer:
     audio: Audio
     transport: Transport
     application: Application | None
+
+    @property
+    def channel_accepted(self) -> bool:
+        """Data channels are offered on the transport of the audio, the only one there is."""
+        return self.application is not None and self.application.mid in self.bundle
 
 
 def parse_offer_untrusted(text: str) -> Offer:

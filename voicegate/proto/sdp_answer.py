@@ -1,7 +1,8 @@
 """The SDP answer to an `Offer` (RFC 3264 section 6, JSEP RFC 9429 section 5.3).
 
-One rule for sections: the audio section the offer was reduced to is accepted, every other one is refused with
-port 0 and stays out of BUNDLE. Candidates stand as configured; nothing is gathered and nothing trickles.
+One rule for sections: the audio section the offer was reduced to is accepted, and the data channels that are
+bundled with it; every other one is refused with port 0 and stays out of BUNDLE. Candidates stand as
+configured; nothing is gathered and nothing trickles.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from voicegate.proto.address import split_host_port
+from voicegate.proto.sctp.reassembly import MAX_MESSAGE
 from voicegate.proto.sdp import AUDIO_LEVEL_URI, MID_URI, Audio, Codec, Direction, Offer, Section
 
 _MIRRORED = {
@@ -57,10 +59,15 @@ def build_answer(offer: Offer, parameters: AnswerParameters) -> str:
         "a=ice-options:ice2",  # RFC 8445 section 10
     ]
     if offer.bundle:
-        lines.append(f"a=group:BUNDLE {offer.audio.mid}")
+        mids = [offer.audio.mid]
+        if offer.application is not None and offer.channel_accepted:
+            mids.append(offer.application.mid)
+        lines.append(f"a=group:BUNDLE {' '.join(mid for mid in mids if mid is not None)}")
     for index, section in enumerate(offer.sections):
         if index == offer.audio.index:
             lines += _accepted_audio(offer, section, parameters)
+        elif offer.application is not None and index == offer.application.index and offer.channel_accepted:
+            lines += _accepted_channel(offer, section, parameters)
         else:
             lines += _refused(offer, section, parameters)
     return "\r\n".join(lines) + "\r\n"
@@ -92,6 +99,18 @@ def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters
         lines.append(f"a=msid:{parameters.stream_id} {parameters.track_id}")
         lines.append(f"a=ssrc:{parameters.ssrc} cname:{parameters.cname}")
     return lines
+
+
+def _accepted_channel(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
+    host, port = split_host_port(parameters.candidates[0])
+    return [
+        f"m=application {port} {section.protocol} {' '.join(section.formats)}",
+        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
+        *_transport(offer, section, parameters),
+        f"a=fingerprint:{parameters.fingerprint}",
+        "a=sctp-port:5000",
+        f"a=max-message-size:{MAX_MESSAGE}",
+    ]
 
 
 def _refused(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:

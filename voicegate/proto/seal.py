@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from voicegate.proto.errors import BadPacket
 
-MAX_TOKEN_CHARACTERS = 4096
+MAX_TOKEN_CHARACTERS = 8000
 """A token rides in a URL or a header; common servers stop at 8 KiB for the whole of either."""
+MAX_PAYLOAD = 5980
+"""Bytes that make a token of that length, with key id and authenticator."""
 
 _SIV_LENGTH = 16
 
@@ -34,8 +36,8 @@ class SealKeys:
         self._sealing = sealing
 
     def seal(self, label: bytes, payload: bytes) -> str:
-        """The token for a payload of 1 to 3000 bytes."""
-        assert 0 < len(payload) <= 3000, "a token stays below MAX_TOKEN_CHARACTERS"
+        """The token for a payload of 1 to `MAX_PAYLOAD` bytes."""
+        assert 0 < len(payload) <= MAX_PAYLOAD, "a token stays below MAX_TOKEN_CHARACTERS"
         sealed = self._ciphers[self._sealing].encrypt(payload, [label])
         return urlsafe_b64encode(bytes((self._sealing,)) + sealed).rstrip(b"=").decode("ascii")
 

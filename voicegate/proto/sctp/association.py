@@ -35,6 +35,7 @@ MAX_REPORTED: Final = 64
 
 _DATA: Final = int(ChunkType.DATA)
 _SACK: Final = int(ChunkType.SACK)
+_USUAL: Final = (_DATA, _SACK)
 
 
 class AssociationStatistics(NamedTuple):
@@ -200,8 +201,10 @@ class Association:
         if life.alone:
             self._sent += 1
             return life.alone.popleft()
-        inbound = life.inbound
-        if inbound is None or self._burst >= MAX_BURST or life.state is State.CLOSED:
+        inbound, reconfig, outbound = life.inbound, life.reconfig, life.outbound
+        if inbound is None or reconfig is None or self._burst >= MAX_BURST or life.state is State.CLOSED:
+            return None
+        if not (inbound.sack_due or outbound.has_work or life.control or reconfig.has_work):
             return None
         chunks: list[bytes] = []
         sack = inbound.build_sack() if inbound.sack_pending else b""
@@ -210,13 +213,12 @@ class Association:
             room -= len(life.control[0])
             chunks.append(life.control.popleft())
         control = len(chunks)
-        if life.state in SENDING:
-            assert life.reconfig is not None, "it is there as soon as inbound is"
-            reset = life.reconfig.poll(room, self._now)
+        if life.state is State.ESTABLISHED or life.state in SENDING:
+            reset = reconfig.poll(room, self._now) if reconfig.has_work else None
             if reset is not None:
                 chunks.append(reset)
                 room -= len(reset)
-            life.outbound.fill(chunks, room, self._now)
+            outbound.fill(chunks, room, self._now)
         if sack and (chunks or inbound.sack_due):
             chunks.insert(
                 control, sack
@@ -233,8 +235,8 @@ class Association:
         life = self._life
         if life.events:
             return life.events.popleft()
-        if life.inbound is not None and (event := life.inbound.take()) is not None:
-            return event
+        if life.inbound is not None and life.inbound.reassembly.delivered:
+            return life.inbound.take()
         end, life.end = life.end, None
         return end
 
@@ -282,7 +284,9 @@ class Association:
         has_data = False
         for kind, flags, start, stop in chunks:
             try:
-                if life.state not in ACCEPTED.get(kind, ()):
+                # The usual case is asked for first: a look into the table costs more than the rest here.
+                usual = kind in _USUAL and life.state is State.ESTABLISHED
+                if not usual and life.state not in ACCEPTED.get(kind, ()):
                     self._refuse(data, kind, start, stop)
                 elif kind == _DATA:
                     has_data = True
@@ -372,6 +376,8 @@ class Association:
     def _refuse(self, data: bytes, kind: int, start: int, stop: int) -> None:
         """A chunk that is not for this state, or not known: its second bit says whether to report (RFC 9260
         section 3.2)."""
+        if kind in (ChunkType.INIT_ACK, ChunkType.COOKIE_ACK) and self._life.inbound is not None:
+            return  # handshakes that cross end like this (RFC 9260 sections 5.2.3 and 5.2.5)
         if kind in ACCEPTED:
             raise BadPacket("sctp_unexpected_chunk")
         if kind & 0x40 and self._life.inbound is not None:

@@ -24,31 +24,34 @@ one audio frame."""
 WINDOW_OPENS: Final = RECEIVE_BUFFER // 2
 """A closed window is announced as open when this much is free (RFC 9260 section 6.2: no silly windows)."""
 
+_IMMEDIATE: Final = int(DataFlag.IMMEDIATE)
+
 
 class Inbound:
     """All that arrives on the streams of an association."""
 
     __slots__ = (
         "_announced",
-        "_due",
         "_packets",
         "_received",
         "_streams",
         "reassembly",
         "refused",
         "sack_at",
+        "sack_due",
     )
 
     def __init__(self, cumulative: int, streams: int) -> None:
         self.reassembly = Reassembly()
         self.sack_at: float | None = None
         """When a SACK is to leave that waits for company."""
+        self.sack_due = False
+        """A SACK has to leave now."""
         self.refused = 0
         """Chunks dropped because the buffer was full or the TSN too far ahead; the peer sends them again."""
         self._received = Received(cumulative)
         self._streams = streams
         self._announced = RECEIVE_BUFFER
-        self._due = False
         self._packets = 0
 
     @property
@@ -64,8 +67,8 @@ class Inbound:
         received, reassembly = self._received, self.reassembly
         cumulative = received.cumulative
         tsn = unwrap(number, cumulative)
-        if flags & DataFlag.IMMEDIATE or not received.complete:
-            self._due = True  # RFC 9260 sections 6.2, 6.7; RFC 7053
+        if flags & _IMMEDIATE or not received.complete:
+            self.sack_due = True  # RFC 9260 sections 6.2, 6.7; RFC 7053
         if tsn - cumulative > MAX_AHEAD:
             self._refuse("sctp_tsn_far_ahead")
         if reassembly.held > RECEIVE_BUFFER and tsn > cumulative:
@@ -73,10 +76,10 @@ class Inbound:
             if not unblocks or reassembly.held > HARD_LIMIT:
                 self._refuse("sctp_buffer_full")
         if not received.record(tsn):
-            self._due = True
+            self.sack_due = True
             return None
         if not received.complete:
-            self._due = True
+            self.sack_due = True
         if stream >= self._streams:  # RFC 9260 section 6.5: acknowledged, reported, not delivered
             return stream
         reassembly.add(tsn, cumulative, flags, stream, ssn, ppid, payload)
@@ -85,35 +88,31 @@ class Inbound:
     def receive_forward_tsn_untrusted(self, value: bytes) -> None:
         """BadPacket: sctp_forward_tsn, sctp_forward_tsn_far_ahead."""
         number, skipped = wire.parse_forward_tsn_untrusted(value)
-        tsn = unwrap(number, self._received.cumulative)
-        if tsn - self._received.cumulative > MAX_AHEAD:
+        cumulative = self._received.cumulative
+        tsn = unwrap(number, cumulative)
+        if tsn - cumulative > MAX_AHEAD:
             raise BadPacket("sctp_forward_tsn_far_ahead")
-        self._due = True
-        if tsn > self._received.cumulative:  # else it is old news, and so are its streams
+        self.sack_due = True
+        if tsn > cumulative:  # else it is old news, and so are its streams
             self._received.skip_to(tsn)
-            self.reassembly.skip_to(tsn, skipped)
+            self.reassembly.skip_to(tsn, cumulative, skipped)
 
     def end_packet(self, now: float) -> None:
         """A packet with DATA is through: every second one is acknowledged at once, the others soon."""
         self._packets += 1
         if self._packets >= 2:
-            self._due = True
+            self.sack_due = True
         elif self.sack_at is None:
             self.sack_at = now + SACK_DELAY
 
     def handle_timeout(self, now: float) -> None:
         if self.sack_at is not None and now >= self.sack_at:
-            self._due = True
-
-    @property
-    def sack_due(self) -> bool:
-        """A SACK has to leave now."""
-        return self._due
+            self.sack_due = True
 
     @property
     def sack_pending(self) -> bool:
         """A SACK is welcome in a packet that leaves anyway."""
-        return self._due or self.sack_at is not None
+        return self.sack_due or self.sack_at is not None
 
     def build_sack(self) -> bytes:
         window = max(RECEIVE_BUFFER - self.reassembly.held, 0)
@@ -122,7 +121,7 @@ class Inbound:
         return wire.build_sack(received.cumulative, self._announced, received.gaps(), received.duplicates)
 
     def sack_sent(self) -> None:
-        self._due = False
+        self.sack_due = False
         self.sack_at = None
         self._packets = 0
         self._received.duplicates.clear()
@@ -131,14 +130,14 @@ class Inbound:
         """The next event for the owner."""
         event = self.reassembly.take()
         if event is not None and self._announced < MAX_PACKET:
-            self._due = self._due or RECEIVE_BUFFER - self.reassembly.held >= WINDOW_OPENS
+            self.sack_due = self.sack_due or RECEIVE_BUFFER - self.reassembly.held >= WINDOW_OPENS
         return event
 
     def acknowledge(self) -> None:
         """Let a SACK leave at once."""
-        self._due = True
+        self.sack_due = True
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1
-        self._due = True
+        self.sack_due = True
         raise BadPacket(reason)

@@ -75,7 +75,12 @@ class Outbound:
     @property
     def idle(self) -> bool:
         """Nothing is queued, nothing unacknowledged."""
-        return not self.queue and not self._sent
+        return not self.queue.messages and not self._sent
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `fill` might send something."""
+        return bool(self.queue.messages or self._lost or self._forward_due)
 
     @property
     def last_tsn(self) -> int:
@@ -97,13 +102,14 @@ class Outbound:
 
     def fill(self, chunks: list[bytes], room: int, now: float) -> None:
         """Append the chunks that may leave now and fit into `room` bytes."""
-        if self.queue and not self._sent and now - self._last_sent > self._timeout.value:
+        messages = self.queue.messages
+        if messages and not self._sent and now - self._last_sent > self._timeout.value:
             self._congestion.idle()
         if self._forward_due:
             room = self._add_forward_tsn(chunks, room, now)
         if self._lost:
             room = self._repeat(chunks, room, now)
-        if self.queue and not self._lost:
+        if messages and not self._lost:
             self._send_new(chunks, room, now)
         if chunks:
             self._last_sent = now
@@ -138,8 +144,9 @@ class Outbound:
 
     def _send_new(self, chunks: list[bytes], room: int, now: float) -> None:
         queue = self.queue
-        while queue and self._flight < self._congestion.window and room > DATA_HEADER:
-            message = queue.head()
+        messages = queue.messages
+        while messages and self._flight < self._congestion.window and room > DATA_HEADER:
+            message = messages[0]
             if self._expired(message, now):
                 self._abandon(message)
                 continue

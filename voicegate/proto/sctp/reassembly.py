@@ -115,13 +115,21 @@ class Reassembly:
         if run.begins and run.ends:
             self._finish(run)
 
-    def skip_to(self, tsn: int, skipped: list[tuple[int, int]]) -> None:
-        """The peer has abandoned what is incomplete up to this TSN; `skipped` are (stream, SSN) up to which
-        no ordered message is to be waited for (RFC 3758 section 3.6)."""
-        if self._by_first:
-            for run in list(self._by_first.values()):
-                if run.first <= tsn or (run.first == tsn + 1 and not run.begins):
-                    self._discard(run)
+    def skip_to(self, tsn: int, cumulative: int, skipped: list[tuple[int, int]]) -> None:
+        """The peer has abandoned what is incomplete up to this TSN; `cumulative` is the cumulative TSN before
+        it, `skipped` are (stream, SSN) up to which no ordered message is to be waited for (RFC 3758 section
+        3.6)."""
+        runs = self._by_first
+        if (begun := self._by_last.get(cumulative)) is not None:
+            self._discard(begun)
+        # Many small steps must not look at all runs each time, nor a large one at all TSNs.
+        steps = range(cumulative + 1, tsn + 1) if tsn - cumulative < len(runs) else list(runs)
+        for first in steps:
+            if first <= tsn and (run := runs.get(first)) is not None:
+                self._discard(run)
+        rest = runs.get(tsn + 1)
+        if rest is not None and not rest.begins:
+            self._discard(rest)
         for stream, ssn in skipped:
             expected = self._expected.get(stream, 0)
             if (ssn - expected) & 0xFFFF >= 0x8000 or not self._remembers(stream):

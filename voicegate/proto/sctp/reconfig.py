@@ -111,6 +111,11 @@ class Reconfig:
             self._deferred = None
             self._perform(number, streams)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` might have something."""
+        return bool(self._answer_due or self._pending or self._request_due or self._refused is not None)
+
     def poll(self, room: int, now: float) -> bytes | None:
         """The next RE-CONFIG chunk to send, if it fits."""
         if room < MAX_CHUNK:

@@ -88,33 +88,28 @@ class Sent:
 class SendQueue:
     """The queue, and what of it the owner has to know."""
 
-    __slots__ = ("_messages", "_ssns", "_waiting", "buffered")
+    __slots__ = ("_ssns", "_waiting", "buffered", "messages")
 
     def __init__(self) -> None:
         self.buffered = 0
         """Cost of all messages not yet acknowledged or abandoned, sent ones included."""
-        self._messages: deque[Outgoing] = deque()
+        self.messages: deque[Outgoing] = deque()
+        """Those that are not sent to their end."""
         self._waiting: dict[int, int] = {}
         self._ssns: dict[int, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
 
     def add(self, message: Outgoing) -> bool:
         """False if the buffer has no room."""
         if self.buffered + message.cost > SEND_BUFFER:
             return False
         self.buffered += message.cost
-        self._messages.append(message)
+        self.messages.append(message)
         self._waiting[message.stream] = self._waiting.get(message.stream, 0) + len(message.payload)
         return True
 
-    def head(self) -> Outgoing:
-        return self._messages[0]
-
     def cut(self, size: int, tsn: int) -> Sent:
         """The next `size` bytes of the head as a chunk with this TSN."""
-        message = self._messages[0]
+        message = self.messages[0]
         stream, start, payload = message.stream, message.offset, message.payload
         flags = 0
         if not start:
@@ -128,8 +123,8 @@ class SendQueue:
         self._count_down(stream, size)
         if message.offset == len(payload):
             flags |= _END
-            self._messages.popleft()
-            if not self._messages:
+            self.messages.popleft()
+            if not self.messages:
                 flags |= _IMMEDIATE  # nothing follows that would bring the SACK about (RFC 7053 section 4.1)
         part = payload if size == len(payload) else payload[start : start + size]
         chunk = wire.build_data(flags, tsn, stream, max(message.ssn, 0), message.ppid, part)
@@ -143,8 +138,8 @@ class SendQueue:
         unsent = len(message.payload) - message.offset
         if not unsent:
             return False
-        assert self._messages[0] is message, "only the head is cut, and only what is looked at expires"
-        self._messages.popleft()
+        assert self.messages[0] is message, "only the head is cut, and only what is looked at expires"
+        self.messages.popleft()
         self._count_down(message.stream, unsent)
         return True
 

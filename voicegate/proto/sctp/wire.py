@@ -69,6 +69,9 @@ DATA_HEADER: Final = 16
 MAX_PACKET: Final = 1_132
 """Bytes of a packet sent: what one DTLS record under the call's MTU carries (`dtls.MAX_DATA`), in whole
 words."""
+MAX_RECEIVED: Final = 2_048
+"""Bytes of a packet received: more than any path to a browser carries in one datagram. It bounds what one
+packet can make us do."""
 MAX_GAPS: Final = 64
 """Gap blocks written in a SACK: a quarter of a packet, so that DATA fits beside it. More gaps are told when
 the first are filled."""
@@ -121,10 +124,12 @@ def crc32c(data: bytes) -> int:
 
 
 def parse_packet_untrusted(data: bytes) -> Packet:
-    """Raises BadPacket: sctp_short, sctp_checksum, sctp_empty, sctp_chunk_length."""
+    """Raises BadPacket: sctp_short, sctp_long, sctp_checksum, sctp_empty, sctp_chunk_length."""
     end = len(data)
     if end < COMMON_HEADER:
         raise BadPacket("sctp_short")
+    if end > MAX_RECEIVED:
+        raise BadPacket("sctp_long")
     checksum = google_crc32c.extend(google_crc32c.value(data[:8] + _NO_CHECKSUM), data[COMMON_HEADER:])
     if int.from_bytes(data[8:12], "little") != checksum:
         raise BadPacket("sctp_checksum")

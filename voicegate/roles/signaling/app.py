@@ -1,39 +1,30 @@
-"""The public HTTP interface: calls, the demo page, and what operators look at.
+"""The public HTTP interface: who is let in, the routes, the demo page, and what operators look at.
 
-`make_app` gives an ASGI application; every rule it applies is in `core`. It keeps no state about calls: a
-call id is a sealed token that names the transceiver, so any instance serves any request.
+`make_app` gives an ASGI application. What its requests do is in `calls` and `sockets`, which keys there are
+in `keys`, every other rule in `core`.
 """
 
 from __future__ import annotations
 
 import mimetypes
-import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import trio
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from voicegate import logs, metrics
-from voicegate.config import Config
+from voicegate.config import SignalingConfig
 from voicegate.net.http import BODY_SECONDS, AsgiApp, error_body, read_body
-from voicegate.net.registry import TransceiverRecord
-from voicegate.proto.callid import open_call_id_untrusted
-from voicegate.proto.errors import BadOffer, BadPacket
-from voicegate.roles.context import RoleContext
+from voicegate.net.websocket import ServerSocket
 from voicegate.roles.signaling import core
-from voicegate.roles.signaling.control import Allocated, ControlClient, Refused, Unreachable
-
-SETUP_SECONDS = 5.0
-"""The most that a set-up request waits; by then a person has pressed the button again."""
-NOT_FOUND_SECONDS = 0.02
-"""When a 404 for a call is sent, counted from the request: a forged id, which asks nobody, takes as long
-as one whose transceiver had to be asked (1 to 5 ms)."""
-RETRY_AFTER_SECONDS = 2
+from voicegate.roles.signaling.calls import CALLS, Signaling, denied_answer, error_answer
+from voicegate.roles.signaling.keys import Caller, Denied, KeyRing, token_of
+from voicegate.roles.signaling.sockets import REFUSAL_SECONDS, Sockets
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -44,178 +35,84 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-_CALLS = "/v1/realtime/calls"
+
+_SAFETY_IDENTIFIER = "openai-safety-identifier"
 
 _log = logs.get_logger(__name__)
 
 
-class Signaling:
-    """The handlers, and what they count. One per process."""
+class Door:
+    """Who may come in: by where the request is from, and by its key."""
 
-    def __init__(self, config: Config, context: RoleContext, control: ControlClient) -> None:
-        self._config = config.signaling
-        self._cluster = config.registry.cluster
-        self._context = context
-        self._control = control
-        self._random = random.SystemRandom()
-        self._setups = 0
-        self._results: Counter[str] = Counter()
-        self._seconds = metrics.histogram(
-            "voicegate_signaling_setup_seconds", "From an accepted offer to its answer."
+    def __init__(self, settings: SignalingConfig, ring: KeyRing) -> None:
+        self._origins = settings.allowed_origins
+        self._ring = ring
+
+    def check_source(self, peer: str, host: str, origin: str) -> None:
+        """Raises Denied (403)."""
+        if not self._ring and not (core.is_loopback(peer) and core.host_is_loopback(host)):
+            raise Denied(403, "loopback_only", "Without signaling.api_keys only this machine is served.")
+        if not core.origin_is_allowed(origin, self._origins, bool(self._ring)):
+            raise Denied(403, "origin_not_allowed", "Pages of this origin may not call here.", "origin")
+
+    def admit(self, authorization: str, safety_identifier: str, subprotocols: tuple[str, ...] = ()) -> Caller:
+        """Raises Denied (401)."""
+        return self._ring.admit(token_of(authorization, subprotocols), time.time(), safety_identifier)
+
+    def admit_socket(self, socket: ServerSocket) -> Caller:
+        """A WebSocket knows no preflight, and a browser opens one to any address: all is asked here."""
+        headers = socket.headers
+        self.check_source(socket.peer, headers.get("host", ""), headers.get("origin", ""))
+        return self.admit(
+            headers.get("authorization", ""), headers.get(_SAFETY_IDENTIFIER, ""), socket.subprotocols
         )
 
-    def not_ready(self) -> str | None:
-        """Why no call could be set up now. An old registry is no reason: calls are placed by what it last
-        said."""
-        records = self._context.registry.records.values()
-        if any(record.cluster == self._cluster and not record.draining for record in records):
-            return None
-        return "no transceiver takes calls"
+    def cors_headers(self, origin: str) -> dict[str, str]:
+        return core.cors_headers(origin, self._origins, bool(self._ring))
 
-    async def create_call(self) -> Response:
-        try:
-            body = await request.get_data()
-            assert isinstance(body, bytes), "text only when asked for as text"
-            sdp = core.read_offer_untrusted(request.headers.get("Content-Type", ""), body)
-        except BadOffer as error:
-            self._results["bad_request"] += 1
-            return _error(error.status, error.code, str(error), error.param)
-        if self._setups >= self._config.max_setups:
-            self._results["too_many_setups"] += 1
-            return _busy("Too many calls are being set up at this moment; try again.")
-        self._setups += 1
-        began = trio.current_time()
-        try:
-            with trio.move_on_after(SETUP_SECONDS):
-                response = await self._place_call(sdp)
-                if response.status_code == 201:
-                    self._seconds.observe(trio.current_time() - began)
-                return response
-            self._results["timeout"] += 1
-            return _busy("No transceiver answered in time; try again.")
-        finally:
-            self._setups -= 1
-
-    async def _place_call(self, sdp: str) -> Response:
-        registry = self._context.registry
-        draw = self._random.getrandbits
-        for record in core.place(registry.records.values(), self._cluster, draw(32), draw(32)):
-            try:
-                outcome = await self._control.allocate(
-                    record.control,
-                    sdp=sdp,
-                    candidates=self._config.advertise,
-                    model=request.args.get("model", "")[:256],
-                )
-            except Unreachable as error:
-                self._results["unreachable"] += 1
-                _log.warning("a transceiver does not answer", transceiver=record.id, error=str(error))
-                continue
-            if isinstance(outcome, Allocated):
-                registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
-                self._results["created"] += 1
-                _log.info("call set up", call=outcome.call_id, transceiver=record.id)
-                location = {"Location": f"{_CALLS}/{outcome.call_id}"}
-                return Response(outcome.sdp, 201, location, content_type="application/sdp")
-            if outcome.status != 503:
-                self._results["refused"] += 1
-                return _passed_on(outcome)
-            # Full sooner than the registry said; remember it until it says otherwise.
-            registry.observe_load_nowait(record.id, record.capacity, record.capacity)
-        self._results["no_room"] += 1
-        return _busy("There is no room for another call at this moment; try again.")
-
-    async def hang_up(self, call_id: str) -> Response:
-        async def ask(record: TransceiverRecord) -> Response | None:
-            if not await self._control.hang_up(record.control, call_id):
-                return None
-            _log.info("call hung up by its client", call=call_id)
-            return Response(b"", 200)
-
-        return await self._about_call(call_id, ask)
-
-    async def call_status(self, call_id: str) -> Response:
-        async def ask(record: TransceiverRecord) -> Response | None:
-            status = await self._control.status(record.control, call_id)
-            no_store = {"Cache-Control": "no-store"}
-            return (
-                None if status is None else Response(status, 200, no_store, content_type="application/json")
-            )
-
-        return await self._about_call(call_id, ask)
-
-    async def _about_call(
-        self, call_id: str, ask: Callable[[TransceiverRecord], Awaitable[Response | None]]
-    ) -> Response:
-        not_before = trio.current_time() + NOT_FOUND_SECONDS
-        record = self._owner(call_id)
-        try:
-            response = None if record is None else await ask(record)
-        except Unreachable as error:
-            assert record is not None, "only a transceiver that was asked cannot answer"
-            _log.warning("a transceiver does not answer", transceiver=record.id, error=str(error))
-            return _busy("The call's transceiver does not answer; try again.")
-        if response is not None:
-            return response
-        await trio.sleep_until(not_before)
-        return _error(404, "call_id_not_found", "There is no such call; it may have ended.", "call_id")
-
-    def _owner(self, call_id: str) -> TransceiverRecord | None:
-        try:
-            cluster, transceiver = open_call_id_untrusted(self._context.keys.seal, call_id)
-        except BadPacket:
-            return None
-        record = self._context.registry.records.get(transceiver)
-        return record if record is not None and cluster == self._cluster else None
-
-    def samples(self) -> Iterable[metrics.Sample]:
-        name = "voicegate_signaling_setups_total"
-        for result, count in self._results.items():
-            yield metrics.Sample(name, "counter", "Set-up requests by outcome.", {"result": result}, count)
-        name = "voicegate_signaling_setups_under_way"
-        yield metrics.Sample(name, "gauge", "Set-ups that wait for a transceiver.", {}, self._setups)
-        for number, value in self._context.registry.statistics().items():
-            name = f"voicegate_signaling_registry_{number}"
-            yield metrics.Sample(name, "gauge", "The registry as signaling sees it.", {}, value)
+    def needs_key(self, path: str, peer: str) -> bool:
+        """The page and the probes are open; numbers about the service only on loopback."""
+        return path.startswith("/v1/") or (
+            bool(self._ring) and path == "/metrics" and not core.is_loopback(peer)
+        )
 
 
-def make_app(config: Config, signaling: Signaling) -> AsgiApp:
+def make_app(settings: SignalingConfig, door: Door, signaling: Signaling, sockets: Sockets) -> AsgiApp:
     """The ASGI application, with its body limit."""
-    settings = config.signaling
-    has_keys = bool(settings.api_keys)
     app = QuartTrio("voicegate.roles.signaling", static_folder=None)
-    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=core.OFFER_LIMIT)
+    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=core.BODY_LIMIT)
 
     @app.before_request
     async def admit() -> Response | None:
         """Who may ask what. The order matters: a preflight never carries the key."""
-        peer = request.remote_addr or ""
-        origin = request.headers.get("Origin", "")
-        if not has_keys and not (core.is_loopback(peer) and core.host_is_loopback(request.host)):
-            return _error(403, "loopback_only", "Without signaling.api_keys only this machine is served.")
-        if not core.origin_is_allowed(origin, settings.allowed_origins, has_keys):
-            return _error(403, "origin_not_allowed", "Pages of this origin may not call here.", "origin")
-        if request.method == "OPTIONS":
-            asked = request.headers.get("Access-Control-Request-Headers", "")
-            return Response(b"", 204, dict(core.preflight_headers(asked)))
-        if not has_keys or not _needs_key(request.path, peer):
-            return None
-        if core.key_is_known(request.headers.get("Authorization", ""), settings.api_keys):
-            return None
-        refusal = _error(401, "invalid_api_key", "The API key is missing or wrong.", "authorization")
-        refusal.headers["WWW-Authenticate"] = "Bearer"
-        return refusal
+        peer, headers = request.remote_addr or "", request.headers
+        not_before = trio.current_time() + REFUSAL_SECONDS
+        try:
+            door.check_source(peer, request.host, headers.get("Origin", ""))
+            if request.method == "OPTIONS":
+                asked = headers.get("Access-Control-Request-Headers", "")
+                return Response(b"", 204, dict(core.preflight_headers(asked)))
+            if door.needs_key(request.path, peer):
+                g.caller = door.admit(headers.get("Authorization", ""), headers.get(_SAFETY_IDENTIFIER, ""))
+        except Denied as denied:
+            if denied.status == 401:
+                await trio.sleep_until(not_before)
+            return denied_answer(denied)
+        return None
 
     @app.after_request
     async def let_pages_read(response: Response) -> Response:
-        origin = request.headers.get("Origin", "")
-        response.headers.update(core.cors_headers(origin, settings.allowed_origins, has_keys))
+        response.headers.update(door.cors_headers(request.headers.get("Origin", "")))
         return response
 
-    app.add_url_rule(_CALLS, "create", signaling.create_call, methods=["POST"])
-    app.add_url_rule(f"{_CALLS}/<call_id>", "status", signaling.call_status, methods=["GET"])
-    app.add_url_rule(f"{_CALLS}/<call_id>", "delete", signaling.hang_up, methods=["DELETE"])
-    app.add_url_rule(f"{_CALLS}/<call_id>/hangup", "hangup", signaling.hang_up, methods=["POST"])
+    app.add_url_rule(CALLS, "create", signaling.create_call, methods=["POST"])
+    app.add_url_rule(f"{CALLS}/<call_id>", "status", signaling.call_status, methods=["GET"])
+    app.add_url_rule(f"{CALLS}/<call_id>", "delete", signaling.hang_up, methods=["DELETE"])
+    app.add_url_rule(f"{CALLS}/<call_id>/hangup", "hangup", signaling.hang_up, methods=["POST"])
+    app.add_url_rule(
+        "/v1/realtime/client_secrets", "secrets", signaling.create_client_secret, methods=["POST"]
+    )
+    app.add_url_rule("/v1/realtime", "beta", _beta, methods=["POST"])
     _add_operations(app, signaling)
     if settings.demo_page:
         _add_page(app)
@@ -223,22 +120,27 @@ def make_app(config: Config, signaling: Signaling) -> AsgiApp:
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
         name = (error.name or "error").lower().replace(" ", "_")
-        return _error(error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}")
+        return error_answer(error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}")
 
     @app.errorhandler(Exception)
     async def our_error(error: Exception) -> Response:
         _log.error("a request failed", route=str(request.url_rule), exc_info=error)
-        return _error(500, "internal_error", "The request failed; the server's log says why.")
+        return error_answer(500, "internal_error", "The request failed; the server's log says why.")
 
-    def refusal_headers(origin: str) -> dict[str, str]:
-        return core.cors_headers(origin, settings.allowed_origins, has_keys)
+    limited = _limit_body(app, door.cors_headers)
 
-    return _limit_body(app, refusal_headers)
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await sockets.serve(ServerSocket(scope, receive, send))
+        else:
+            await limited(scope, receive, send)
+
+    return serve
 
 
-def _needs_key(path: str, peer: str) -> bool:
-    """The page and the probes are open; numbers about the service only on loopback."""
-    return path.startswith("/v1/") or (path == "/metrics" and not core.is_loopback(peer))
+async def _beta() -> Response:
+    """Where the beta clients posted their offer. That interface is withdrawn, and its events are not ours."""
+    return error_answer(400, "beta_withdrawn", f"The beta interface is withdrawn: post to {CALLS}.")
 
 
 def _add_operations(app: QuartTrio, signaling: Signaling) -> None:
@@ -268,7 +170,7 @@ def _add_page(app: QuartTrio) -> None:
 
     async def page(name: str = "index.html") -> Response:
         if name not in assets:
-            return _error(404, "not_found", "There is no such page.")
+            return error_answer(404, "not_found", "There is no such page.")
         body, content_type = assets[name]
         return Response(body, 200, PAGE_HEADERS, content_type=content_type)
 
@@ -277,7 +179,7 @@ def _add_page(app: QuartTrio) -> None:
 
 
 def _limit_body(app: AsgiApp, refusal_headers: Callable[[str], dict[str, str]]) -> AsgiApp:
-    """Read a request's body before the application sees it, at most `core.OFFER_LIMIT` bytes of it."""
+    """Read a request's body before the application sees it, at most `core.BODY_LIMIT` bytes of it."""
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -285,10 +187,13 @@ def _limit_body(app: AsgiApp, refusal_headers: Callable[[str], dict[str, str]]) 
             return
         body, late = None, True
         with trio.move_on_after(BODY_SECONDS):
-            body, late = await read_body(receive, core.OFFER_LIMIT), False
+            body, late = await read_body(receive, core.BODY_LIMIT), False
         if body is None:
             origin = next((v.decode("latin1") for n, v in scope["headers"] if n.lower() == b"origin"), "")
-            too_large = ("offer_too_large", f"The request has more than {core.OFFER_LIMIT} bytes.")
+            too_large = (
+                "offer_too_large",
+                f"An offer may have {core.OFFER_LIMIT} bytes, a whole request {core.BODY_LIMIT}.",
+            )
             reason = ("request_timeout", "The request did not arrive in time.") if late else too_large
             await _send_refusal(send, error_body(400, *reason, "body"), refusal_headers(origin))
             return
@@ -307,17 +212,3 @@ async def _send_refusal(send: Any, body: bytes, headers: dict[str, str]) -> None
     encoded += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 400, "headers": encoded})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _error(status: int, code: str, message: str, param: str | None = None) -> Response:
-    return Response(error_body(status, code, message, param), status, content_type="application/json")
-
-
-def _busy(message: str) -> Response:
-    response = _error(503, "overloaded", message)
-    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return response
-
-
-def _passed_on(refusal: Refused) -> Response:
-    return Response(refusal.body, refusal.status, content_type="application/json")

@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import httpcore
 import msgspec
 import trio
+
+from voicegate.agents.websocket import AgentLost, WebSocket
+from voicegate.proto import realtime
+from voicegate.proto.event_filter import EVERYTHING
 
 ATTEMPT_SECONDS = 2.0
 """Allocating takes about a millisecond. Two tries stay well within the 5 s that a caller is made to wait at
@@ -17,6 +22,7 @@ CONNECT_SECONDS = 1.0
 KEEP_SECONDS = 10.0
 """Idle connections; less than the server's 15 s, so that it is us who close them."""
 MAX_CONNECTIONS = 256
+MAX_EVENT = realtime.MAX_EVENT_BYTES
 
 
 class Unreachable(Exception):
@@ -32,6 +38,20 @@ class Allocated(msgspec.Struct, frozen=True):
     capacity: int
 
 
+class CallRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transceiver is asked for; its fields are explained there."""
+
+    sdp: str
+    candidates: tuple[str, ...]
+    model: str = ""
+    session: dict[str, Any] | None = None
+    dcid: int | None = None
+    client_events: tuple[str, ...] = EVERYTHING
+    server_events: tuple[str, ...] = EVERYTHING
+    key_id: str = ""
+    safety_identifier: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A transceiver's refusal: the status and the error body of the public contract."""
@@ -44,6 +64,7 @@ class ControlClient:
     """Pooled connections to all transceivers. An async context manager; close it to close them."""
 
     def __init__(self, token: str) -> None:
+        self._bearer = [("Authorization", f"Bearer {token}")]
         self._headers = [
             (b"authorization", f"Bearer {token}".encode()),
             (b"content-type", b"application/json"),
@@ -59,18 +80,9 @@ class ControlClient:
         with trio.move_on_after(1.0, shield=True):
             await self._pool.aclose()
 
-    async def allocate(
-        self,
-        control: str,
-        *,
-        sdp: str,
-        candidates: tuple[str, ...],
-        model: str,
-        session: dict[str, Any] | None = None,
-    ) -> Allocated | Refused:
+    async def allocate(self, control: str, wanted: CallRequest) -> Allocated | Refused:
         """Ask the transceiver at `control` (`ip:port`) for a call. Raises Unreachable."""
-        body = {"sdp": sdp, "candidates": candidates, "model": model, "session": session}
-        response = await self._ask("POST", control, "/calls", msgspec.json.encode(body))
+        response = await self._ask("POST", control, "/calls", msgspec.json.encode(wanted))
         if response.status == 201:
             try:
                 return msgspec.json.decode(response.content, type=Allocated)
@@ -87,6 +99,20 @@ class ControlClient:
         """End a call; False when the transceiver does not know it. Raises Unreachable."""
         response = await self._ask("DELETE", control, f"/calls/{call_id}")
         return response.status != 404 and bool(_expect_200(response))
+
+    async def sideband(self, control: str, call_id: str, owner: str) -> WebSocket | None:
+        """A WebSocket to the call's events, or None when the transceiver has no such call of that owner
+        ("": anybody's). Raises Unreachable."""
+        url = f"ws://{control}/calls/{call_id}/events?{urlencode({'owner': owner})}"
+        try:
+            with trio.fail_after(ATTEMPT_SECONDS):
+                return await WebSocket.open(url, self._bearer, max_message=MAX_EVENT)
+        except AgentLost as error:
+            if error.status == 404:
+                return None
+            raise Unreachable(str(error)) from error
+        except trio.TooSlowError:
+            raise Unreachable(f"no answer in {ATTEMPT_SECONDS:g} s") from None
 
     async def _ask(self, method: str, control: str, path: str, body: bytes = b"") -> httpcore.Response:
         timeouts = {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS}

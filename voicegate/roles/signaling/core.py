@@ -1,4 +1,4 @@
-"""What signaling decides, without sockets or clock: who may ask, whether it is an offer, who gets the call.
+"""What signaling decides, without sockets or clock: whether it is an offer, who gets the call, which pages.
 
 **Origins.** The Realtime contract is called from web pages of any origin, so CORS is `*`: with API keys
 that gives nothing away, for a page has to hold a key and there are no cookies. Without keys the gateway
@@ -11,19 +11,35 @@ origins in `signaling.allowed_origins`.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from voicegate.proto.errors import BadOffer
+import msgspec
+
+from voicegate.proto.client_secret import DEFAULT_SECONDS, MAX_SECONDS, MAX_SESSION_BYTES, MIN_SECONDS
+from voicegate.proto.errors import BadOffer, BadPacket
+from voicegate.proto.multipart import parse_multipart_untrusted
 
 OFFER_LIMIT = 64 * 1024
 """Bytes. Chromium's largest audio-and-data offers are below 10 KB; the transceiver's parser has the same
 limit."""
+BODY_LIMIT = OFFER_LIMIT + MAX_SESSION_BYTES + 16 * 1024
+"""Bytes of a request: an offer, a session, and what multipart puts around them."""
+MAX_STREAM = 65_534
+"""The highest data channel id (RFC 8832 section 4: 65535 is not one)."""
 ALLOWED_HEADERS = frozenset(
-    {"accept", "authorization", "content-type", "openai-safety-identifier", "x-openai-agents-sdk"}
+    {
+        "accept",
+        "authorization",
+        "content-type",
+        "openai-beta",
+        "openai-organization",
+        "openai-project",
+        "openai-safety-identifier",
+        "x-openai-agents-sdk",
+    }
 )
 ALLOWED_HEADER_PREFIX = "x-stainless-"
 MAX_ALLOWED_HEADERS = 40
@@ -70,32 +86,107 @@ def place(records: Iterable[T], cluster: int, first: int, second: int) -> tuple[
     return tuple(sorted(pair, key=lambda record: record.calls / max(record.capacity, 1)))
 
 
-def read_offer_untrusted(content_type: str, body: bytes) -> str:
-    """The SDP of a request, or BadOffer with the HTTP status that says what is wrong."""
+class CallOffer(NamedTuple):
+    """The body of a request for a call."""
+
+    sdp: str
+    session: dict[str, Any] | None
+
+
+def read_offer_untrusted(content_type: str, body: bytes) -> CallOffer:
+    """SDP, or a form with a part `sdp` and perhaps a part `session`; the parts' own types do not matter, for
+    clients send all kinds. BadOffer with the HTTP status that says what is wrong."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type != "application/sdp":
+    if media_type == "application/sdp":
+        return CallOffer(_read_sdp(body, "body"), None)
+    if media_type != "multipart/form-data":
         raise BadOffer(
             "unsupported_content_type",
-            f"Send the offer as application/sdp, not as {media_type[:80] or 'nothing'}.",
+            "Send the offer as application/sdp or in multipart/form-data,"
+            f" not as {media_type[:80] or 'nothing'}.",
             param="content-type",
             status=415,
         )
-    if not body.strip():
-        raise BadOffer("empty_offer", "The request has no body; it must be an SDP offer.", param="body")
     try:
-        return body.decode()
+        parts = parse_multipart_untrusted(content_type, body)
+    except BadPacket as error:
+        what = error.reason.removeprefix("multipart_")
+        raise BadOffer(
+            "invalid_multipart", f"The form cannot be read (its {what} is wrong).", param="body"
+        ) from None
+    if "sdp" not in parts:
+        raise BadOffer("missing_sdp", "The form has no part named sdp.", param="sdp")
+    session = None
+    if "session" in parts and parts["session"].body.strip():
+        session = _read_object(parts["session"].body, "session")
+    return CallOffer(_read_sdp(parts["sdp"].body, "sdp"), session)
+
+
+def read_stream_id_untrusted(text: str | None) -> int | None:
+    """`?dcid=`, the id of a data channel that both sides know of beforehand."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_STREAM):
+        raise BadOffer("invalid_dcid", f"dcid must be a number from 0 to {MAX_STREAM}.", param="dcid")
+    return int(text)
+
+
+class SecretRequest(NamedTuple):
+    """The body of `POST /v1/realtime/client_secrets`."""
+
+    seconds: int
+    session: dict[str, Any]
+
+
+def read_secret_request_untrusted(body: bytes) -> SecretRequest:
+    """An empty body asks for the defaults. BadOffer for what is not such a request."""
+    wanted = _read_object(body, "body") if body.strip() else {}
+    session = wanted.get("session")
+    if session is None:
+        session = {}
+    if not isinstance(session, dict):
+        raise BadOffer("invalid_session", "session must be an object.", param="session")
+    if not isinstance(session.get("type", ""), str) or not isinstance(session.get("model", ""), str):
+        raise BadOffer("invalid_session", "The session's type and model must be strings.", param="session")
+    after = wanted.get("expires_after")
+    after = {} if after is None else after
+    if not isinstance(after, dict) or after.get("anchor", "created_at") != "created_at":
+        raise BadOffer(
+            "invalid_expires_after",
+            'expires_after must be an object with the anchor "created_at".',
+            param="expires_after.anchor",
+        )
+    seconds = after.get("seconds", DEFAULT_SECONDS)
+    if type(seconds) is not int or not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise BadOffer(
+            "invalid_expires_after",
+            f"seconds must be a number from {MIN_SECONDS} to {MAX_SECONDS}.",
+            param="expires_after.seconds",
+        )
+    return SecretRequest(seconds, session)
+
+
+def _read_sdp(data: bytes, param: str) -> str:
+    if len(data) > OFFER_LIMIT:
+        raise BadOffer("offer_too_large", f"The offer has more than {OFFER_LIMIT} bytes.", param=param)
+    if not data.strip():
+        raise BadOffer("empty_offer", "There is no SDP offer in the request.", param=param)
+    try:
+        return data.decode()
     except UnicodeDecodeError:
-        raise BadOffer("invalid_sdp", "The offer is not UTF-8 text.", param="body") from None
+        raise BadOffer("invalid_sdp", "The offer is not UTF-8 text.", param=param) from None
 
 
-def key_is_known(authorization: str, api_keys: Sequence[str]) -> bool:
-    """Whether `Authorization: Bearer` holds one of the keys; the time does not tell which, or how nearly."""
-    scheme, _, given = authorization.partition(" ")
-    token = given.strip().encode("utf-8", "replace")
-    found = False
-    for key in api_keys:
-        found |= hmac.compare_digest(token, key.encode())
-    return found and scheme.lower() == "bearer"
+def _read_object(data: bytes, param: str) -> dict[str, Any]:
+    if len(data) > MAX_SESSION_BYTES:
+        raise BadOffer(
+            "session_too_large", f"The session has more than {MAX_SESSION_BYTES} bytes.", param=param
+        )
+    try:
+        return _OBJECT.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        code = "invalid_session" if param == "session" else "invalid_json"
+        raise BadOffer(code, f"The {param} must be a JSON object.", param=param) from None
 
 
 def is_loopback(host: str) -> bool:
@@ -160,3 +251,6 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+_OBJECT = msgspec.json.Decoder(dict[str, Any])

@@ -7,11 +7,15 @@ from functools import partial
 import trio
 
 from voicegate import logs, metrics
+from voicegate.agents.realtime import check_settings
 from voicegate.config import Config
 from voicegate.net.http import serve_http
 from voicegate.roles.context import RoleContext
-from voicegate.roles.signaling.app import Signaling, make_app
+from voicegate.roles.signaling.app import Door, make_app
+from voicegate.roles.signaling.calls import Signaling
 from voicegate.roles.signaling.control import ControlClient
+from voicegate.roles.signaling.keys import Key, KeyLimits, KeyRing, full_key
+from voicegate.roles.signaling.sockets import Sockets
 
 _log = logs.get_logger(__name__)
 
@@ -19,15 +23,28 @@ _log = logs.get_logger(__name__)
 async def run(
     config: Config, context: RoleContext, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve until cancelled; started with the URL to open. OSError when the address is not free."""
+    """Serve until cancelled; started with the URL to open. OSError when the address is not free, ConfigError
+    for an agent that cannot be dialled."""
     settings = config.signaling
+    check_settings(config.agent)
+    door = Door(settings, KeyRing(_keys(config), context.keys.seal))
+    limits = KeyLimits()
     async with ControlClient(context.keys.control_token) as control, trio.open_nursery() as nursery:
-        signaling = Signaling(config, context, control)
-        forget = metrics.expose(signaling.samples)
+        signaling = Signaling(config, context, control, limits)
+        sockets = Sockets(
+            config.agent,
+            control,
+            limits,
+            settings.max_websockets,
+            owner_of=signaling.owner_of,
+            begin=signaling.begin,
+            admit=door.admit_socket,
+        )
+        forget = [metrics.expose(signaling.samples), metrics.expose(sockets.samples)]
         try:
             serve = partial(
                 serve_http,
-                make_app(config, signaling),
+                make_app(settings, door, signaling, sockets),
                 settings.listen,
                 certificate=settings.certificate,
                 private_key=settings.private_key,
@@ -38,4 +55,22 @@ async def run(
             task_status.started(url)
             await trio.sleep_forever()
         finally:
-            forget()
+            sockets.close()
+            for function in forget:
+                function()
+
+
+def _keys(config: Config) -> list[Key]:
+    restricted = [
+        Key(
+            entry.name,
+            entry.key,
+            models=entry.models,
+            max_calls=entry.max_calls,
+            calls_per_minute=entry.calls_per_minute,
+            client_events=entry.client_events,
+            server_events=entry.server_events,
+        )
+        for entry in config.signaling.keys
+    ]
+    return [*map(full_key, config.signaling.api_keys), *restricted]

@@ -39,7 +39,7 @@ class CallAudio:
         wall_offset: float,
         now: float,
     ) -> None:
-        self._listening = listening
+        self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
         self._payload_type = format.payload_type
         self._ssrc = ssrc
@@ -73,11 +73,33 @@ class CallAudio:
     def poll_pcm(self) -> bytes | None:
         return self._receive.poll_pcm()
 
+    def flush_microphone(self, now: float) -> None:
+        """Let `poll_pcm` give out all that has come; gaps in it are given up."""
+        self._receive.flush(now)
+
+    def drop_microphone(self, now: float) -> None:
+        """Forget what has come and was not polled."""
+        self._receive.drop(now)
+
     # The loudspeaker
+
+    @property
+    def played_samples(self) -> int:
+        """Samples of the agent's audio sent since the start."""
+        return self._playout.played_samples
+
+    @property
+    def queued_samples(self) -> int:
+        """Samples neither sent nor dropped, early ones included."""
+        return self._playout.queued_samples + len(self._early or b"") // 2
+
+    def heard_until(self) -> float | None:
+        """When the last frame sent has been spoken to its end, seen from here; None before the first."""
+        return self._playout.heard_until()
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue audio for the client: 24 kHz s16le mono, any length."""
-        if not self._listening:
+        if not self.listening:
             return
         if self._early is not None:
             self._early += pcm[: MAX_EARLY_BYTES - len(self._early)]

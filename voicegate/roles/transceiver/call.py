@@ -8,8 +8,9 @@ Who is believed: a client address counts once a check from it carried our passwo
 before that, and media goes to the address of the handshake until a packet that SRTP authenticated comes from
 another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice hammer).
 
-A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED. It ends once,
-for the first `EndReason` that happens; after that every input is ignored.
+A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED, by way of
+CLOSING where a data channel is to be closed first. It ends once, for the first `EndReason` that happens;
+after that every input is ignored.
 """
 
 from __future__ import annotations
@@ -20,15 +21,21 @@ from enum import Enum
 from typing import NamedTuple
 
 from voicegate.proto.address import ClientAddress
+from voicegate.proto.datachannel import MessageRejected
 from voicegate.proto.demux import Kind, is_rtcp, kind
-from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsEndpoint
+from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.ice import IceLite
 from voicegate.proto.srtp import SrtpSession
 from voicegate.roles.transceiver.audio import CallAudio
+from voicegate.roles.transceiver.channel import ChannelParameters, EventsChannel, Notice
 
 SETUP_SECONDS = 30.0
 """From allocation to the end of the handshake: libwebrtc gives a connection attempt up about then."""
+
+CLOSE_SECONDS = 0.3
+"""How long the data channel may take to close before DTLS does: a client that sees the channel close first
+knows that the call ended and did not break. A round trip on most paths."""
 
 MAX_TRANSMITS = 512
 """Datagrams waiting to be taken. One input makes a few; only a driver that does not drain reaches this."""
@@ -37,6 +44,7 @@ MAX_TRANSMITS = 512
 class CallState(Enum):
     CONNECTING = "connecting"
     ACTIVE = "active"
+    CLOSING = "closing"
     ENDED = "ended"
 
 
@@ -55,6 +63,8 @@ class EndReason(Enum):
     HANDSHAKE_FAILED = "handshake_failed"
     AGENT_LOST = "agent_lost"
     SHUTDOWN = "shutdown"
+    INTERNAL_ERROR = "internal_error"
+    """A bug of ours; the log has the traceback, and the other calls go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,11 @@ class Ended:
 
 
 CallEvent = Connected | Ended
+
+_UNHURRIED = frozenset(
+    (EndReason.HANGUP, EndReason.BYE, EndReason.MAX_AGE, EndReason.AGENT_LOST, EndReason.SHUTDOWN)
+)
+"""Ends that the client can still be told of over its data channel."""
 
 
 class CallLimits(NamedTuple):
@@ -89,9 +104,11 @@ class Call:
         dtls_active: bool,
         remote_fingerprints: tuple[tuple[str, bytes], ...],
         audio: CallAudio,
+        channel: ChannelParameters | None,
         limits: CallLimits,
         now: float,
     ) -> None:
+        """`channel`: None when the client asked for no data channel."""
         self.call_id = call_id
         self.state = CallState.CONNECTING
         self.audio = audio
@@ -106,8 +123,13 @@ class Call:
         self._dtls: DtlsEndpoint | None = None
         self._dtls_parameters = (certificate, dtls_active, remote_fingerprints)
         self._srtp: SrtpSession | None = None
+        self._channel_parameters = channel
+        self._channel: EventsChannel | None = None
+        self._close_deadline = 0.0
         self._limits = limits
         self._last_authenticated = now
+        self._client_heard = now
+        """When `client` last sent something authentic: consent is an address's, not a call's (RFC 7675)."""
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[CallEvent] = deque()
 
@@ -136,13 +158,19 @@ class Call:
         """Do what is due at `now`: retransmit, conceal, send the next frame or report, or end the call."""
         if self.state is CallState.ENDED:
             return
-        if now >= self._life_deadline():
-            self.close(now, self._life_reason(now))
+        if now >= self._life_deadline() and not self._fell_back(now):
+            if self.ended is None:
+                self.close(now, self._life_reason(now))
+            else:
+                self._finish(now)
             return
         if self._dtls is not None:
             self._dtls.handle_timeout(now)
             self._drain_dtls(now)
-        if self._srtp is not None and self.ended is None:
+        if self._channel is not None:
+            self._channel.handle_timeout(now)
+            self._drain_channel(now)
+        if self.state is CallState.ACTIVE:
             self.audio.handle_timeout(now)
             self._drain_audio()
 
@@ -156,33 +184,78 @@ class Call:
         """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
         return self.audio.poll_pcm()
 
+    def poll_message(self) -> Notice | str | bytes | MessageRejected | None:
+        """The next thing that the events channel brought."""
+        return None if self._channel is None else self._channel.poll_message()
+
+    def send_event(self, event: bytes, now: float) -> None:
+        """Send a Realtime event, JSON text, over the events channel; dropped and counted without one."""
+        if self._channel is not None:
+            self._channel.send(event, now)
+            self._drain_channel(now)
+
     def next_deadline(self) -> float | None:
         if self.state is CallState.ENDED:
             return None
         deadline = self._life_deadline()
+        if self._channel is not None:
+            channel = self._channel.next_deadline()
+            if channel is not None and channel < deadline:
+                deadline = channel
         if self._dtls is not None and (dtls := self._dtls.next_deadline()) is not None and dtls < deadline:
             deadline = dtls
-        if self._srtp is not None and (audio := self.audio.next_deadline()) is not None and audio < deadline:
-            deadline = audio
+        if self.state is CallState.ACTIVE:
+            audio = self.audio.next_deadline()
+            if audio is not None and audio < deadline:
+                deadline = audio
         return deadline
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue the agent's audio (24 kHz s16le mono); it waits until the client is connected."""
-        if self.state is not CallState.ENDED:
+        if self.ended is None:
             self.audio.play(pcm, now)
             if self._srtp is not None:
                 self._drain_audio()
 
     def end_of_audio(self, now: float) -> None:
         """The agent has said all of this response; a last partial frame may go."""
-        self.audio.end_of_audio(now)
+        if self.ended is None:
+            self.audio.end_of_audio(now)
+            if self._srtp is not None:
+                self._drain_audio()
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
-        return self.audio.stop_playing(now)
+        return self.ended is None and self.audio.stop_playing(now)
+
+    # What a conversation asks (playback.CallMedia)
+
+    @property
+    def listening(self) -> bool:
+        return self.audio.listening
+
+    @property
+    def played_samples(self) -> int:
+        return self.audio.played_samples
+
+    @property
+    def queued_samples(self) -> int:
+        return self.audio.queued_samples
+
+    def heard_until(self) -> float | None:
+        return self.audio.heard_until()
+
+    def flush_microphone(self, now: float) -> None:
+        self.audio.flush_microphone(now)
+
+    def drop_microphone(self, now: float) -> None:
+        self.audio.drop_microphone(now)
 
     def close(self, now: float, reason: EndReason, detail: str = "") -> None:
-        """End the call: RTCP BYE and close_notify go out, all is freed. The first reason counts."""
+        """End the call: RTCP BYE, the data channel's close and close_notify go out, and all is freed.
+
+        The first reason counts; with a data channel the end takes up to CLOSE_SECONDS.
+        """
         if self.ended is not None:
             return
         self.ended = Ended(reason, detail)
@@ -190,6 +263,18 @@ class Call:
         if self._srtp is not None:
             self.audio.say_bye(now)
             self._drain_audio()
+        if self._channel is not None and self._channel.open and reason in _UNHURRIED:
+            self.state = CallState.CLOSING
+            self._close_deadline = now + CLOSE_SECONDS
+            self._channel.shutdown(now)
+            self._drain_channel(now)
+        else:
+            self._finish(now)
+
+    def _finish(self, now: float) -> None:
+        assert self.ended is not None, "finished only after `close`"
+        if self.state is CallState.ENDED:
+            return
         if self._dtls is not None:
             self._dtls.close(now)
             while self._dtls.poll_event() is not None:
@@ -198,6 +283,7 @@ class Call:
         self.state = CallState.ENDED
         self._dtls = None
         self._srtp = None
+        self._channel = None
         self.audio.close()
         self._events.append(self.ended)
 
@@ -212,6 +298,7 @@ class Call:
             "state": self.state.value,
             "milestones": {name: round((at - start) * 1000, 1) for name, at in self.milestones.items()},
             "audio": self.audio.statistics(),
+            "channel": None if self._channel is None else self._channel.statistics(),
             "drops": dict(self.drops),
         }
 
@@ -219,7 +306,7 @@ class Call:
 
     def _receive_stun(self, data: bytes, client: ClientAddress, now: float) -> bool:
         self._ice.receive_datagram(data, client, now)
-        self._last_authenticated = now
+        self._note_authentic(client, now)
         while (reply := self._ice.poll_transmit()) is not None:
             self._transmit(*reply)
         while self._ice.poll_event() is not None:
@@ -232,6 +319,7 @@ class Call:
         # authenticated SRTP packet moves media.
         if self.state is CallState.CONNECTING:
             self._send_to(client)
+            self._client_heard = now
         if self._dtls is None:
             # On the first check, not on USE-CANDIDATE: libwebrtc nominates up to 1.2 s later on slow paths.
             self.milestones["ice"] = now
@@ -247,13 +335,15 @@ class Call:
             self._send_to(client)
         else:
             # Authentic or a repetition of what was: enough to say that the client lives, not where.
-            self._last_authenticated = now
+            self._note_authentic(client, now)
         self._drain_dtls(now)
         return False
 
     def _receive_srtp(self, data: bytes, client: ClientAddress, now: float) -> bool:
         if self._srtp is None:
             raise BadPacket("srtp_before_handshake")
+        if self.state is CallState.CLOSING:
+            return False
         if client not in self._ice.validated:
             raise BadPacket("srtp_unvalidated_address")
         if is_rtcp(data):
@@ -269,9 +359,14 @@ class Call:
         return True
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
-        self._last_authenticated = now
         if client != self.client:
             self._send_to(client)
+        self._note_authentic(client, now)
+
+    def _note_authentic(self, client: ClientAddress, now: float) -> None:
+        self._last_authenticated = now
+        if client == self.client:
+            self._client_heard = now
 
     def _send_to(self, client: ClientAddress) -> None:
         self.client = client
@@ -290,10 +385,38 @@ class Call:
                 self.audio.start(now)
                 self._events.append(Connected())
                 self._drain_audio()
+                self._open_channel(event.active, now)
+            elif isinstance(event, DtlsData):
+                self._receive_sctp(event.data, now)
             elif isinstance(event, DtlsClosed):
                 self._close_for_dtls(event.reason, now)
 
+    def _open_channel(self, dtls_client: bool, now: float) -> None:
+        if self._channel_parameters is not None:
+            self._channel = EventsChannel(self._channel_parameters, dtls_client=dtls_client, now=now)
+
+    def _receive_sctp(self, packet: bytes, now: float) -> None:
+        if self._channel is None:
+            self.drops["sctp_not_offered"] += 1
+            return
+        try:
+            self._channel.receive_datagram(packet, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+        self._drain_channel(now)
+
+    def _drain_channel(self, now: float) -> None:
+        assert self._channel is not None and self._dtls is not None, "the channel lives inside DTLS"
+        while (packet := self._channel.poll_transmit()) is not None:
+            self._dtls.send(packet)
+        self._drain_dtls_transmits()
+        if self._channel.ended and self.state is CallState.CLOSING:
+            self._finish(now)
+
     def _close_for_dtls(self, reason: str, now: float) -> None:
+        if self.state is CallState.CLOSING:
+            self._finish(now)
+            return
         match reason:
             case "remote_close":
                 self.close(now, EndReason.REMOTE_CLOSE)
@@ -329,7 +452,21 @@ class Call:
         start = self.milestones["allocated"]
         if self.state is CallState.CONNECTING:
             return start + SETUP_SECONDS
-        return min(start + self._limits.max_seconds, self._last_authenticated + self._limits.idle_seconds)
+        if self.state is CallState.CLOSING:
+            return self._close_deadline
+        return min(start + self._limits.max_seconds, self._client_heard + self._limits.idle_seconds)
+
+    def _fell_back(self, now: float) -> bool:
+        """Whether only the address that media goes to fell silent: then another that checks gets it."""
+        if self.state is not CallState.ACTIVE or self._life_reason(now) is not EndReason.IDLE:
+            return False
+        freshest = max(self._ice.validated, key=self._ice.validated.__getitem__)
+        heard = self._ice.validated[freshest]
+        if now - heard >= self._limits.idle_seconds:
+            return False
+        self._send_to(freshest)
+        self._client_heard = heard
+        return True
 
     def _life_reason(self, now: float) -> EndReason:
         if self.state is CallState.CONNECTING:

@@ -1,9 +1,10 @@
 """The transceiver's internal HTTP: signaling allocates, asks after and ends calls here.
 
-    POST   /calls             {"sdp", "candidates", "model", "session"}
-                              201 {"call_id", "sdp", "calls", "capacity"}
-    GET    /calls/{call_id}   200 the call's status, also for a minute after its end | 404
-    DELETE /calls/{call_id}   200 | 404
+    POST   /calls                    see `AllocateRequest`; 201 {"call_id", "sdp", "calls", "capacity"}
+    GET    /calls/{call_id}          200 the call's status, also for a minute after its end | 404
+    DELETE /calls/{call_id}          200 | 404
+    WebSocket /calls/{call_id}/events?owner=...
+                                     a sideband: Realtime events as text, both ways | 404
 
 All carry the cluster's control token, which `InternalApp` checks. Errors have the public API's body, so that
 signaling can pass them on as they are.
@@ -12,12 +13,17 @@ signaling can pass them on as they are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
+import trio
 
-from voicegate.net.http import Handler, Request, Response, error_response
+from voicegate.net.http import Handler, Request, Response, SocketHandler, error_body, error_response
+from voicegate.net.websocket import NORMAL, ServerSocket, SocketClosed
 from voicegate.proto.errors import BadOffer
+from voicegate.proto.event_filter import EVERYTHING
 from voicegate.roles.transceiver.core import Overloaded
 
 
@@ -26,6 +32,16 @@ class AllocateRequest(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...]
     model: str = ""
     session: dict[str, Any] | None = None
+    """Laid over the agent's configured session."""
+    dcid: int | None = None
+    """The stream id of a pre-negotiated data channel, 0 to 65534."""
+    client_events: tuple[str, ...] = EVERYTHING
+    server_events: tuple[str, ...] = EVERYTHING
+    """What may pass the data channel (`voicegate.proto.event_filter`); a sideband is not filtered."""
+    key_id: str = ""
+    """Whose call it is: the id of an API key, never the key."""
+    safety_identifier: str = ""
+    """The user, as the issuer of the client's key named him; for the agent."""
 
 
 class AllocateReply(msgspec.Struct, frozen=True):
@@ -33,6 +49,22 @@ class AllocateReply(msgspec.Struct, frozen=True):
     sdp: str
     calls: int
     capacity: int
+
+
+@dataclass(slots=True)
+class SidebandPort:
+    """A call's end of one sideband. Both channels are bounded.
+
+    The socket ends when the call closes `to_sideband`'s sending end, with `code`; the call learns the
+    sideband's end from both channels closing.
+    """
+
+    from_sideband: trio.MemorySendChannel[str]
+    """What the sideband says; a call that does not take it stops the reading from the socket."""
+    to_sideband: trio.MemoryReceiveChannel[str]
+    """Events for the sideband."""
+    code: int = NORMAL
+    reason: str = "the call has ended"
 
 
 def routes(
@@ -65,5 +97,48 @@ def routes(
     return {("POST", "/calls"): post, ("GET", "/calls/"): get, ("DELETE", "/calls/"): delete}
 
 
+def sockets(attach: Callable[[str, str], SidebandPort | None]) -> dict[str, SocketHandler]:
+    """The WebSocket routes. `attach(call_id, owner)` opens a sideband of a call that lives, or None; an
+    `owner` other than "" must be the `key_id` that the call was allocated with."""
+
+    async def events(request: Request, socket: ServerSocket) -> None:
+        owner = parse_qs(request.query).get("owner", [""])[0]
+        port = attach(request.tail, owner)
+        if port is None:
+            await socket.refuse(404, _NOT_FOUND)
+            return
+        with port.from_sideband, port.to_sideband:
+            await socket.accept()
+            await _carry(socket, port)
+
+    return {"/calls/{}/events": events}
+
+
+async def _carry(socket: ServerSocket, port: SidebandPort) -> None:
+    """Both ways until either end closes; then close the other."""
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            try:
+                while True:
+                    await port.from_sideband.send(await socket.receive())
+            except SocketClosed:
+                nursery.cancel_scope.cancel()
+            except trio.BrokenResourceError:
+                pass  # the call takes nothing more; it closes the other channel with what it has to say
+
+        nursery.start_soon(read)
+        try:
+            async for text in port.to_sideband:
+                await socket.send(text)
+        except SocketClosed:
+            pass
+        nursery.cancel_scope.cancel()
+    await socket.close(port.code, port.reason)
+
+
+_NOT_FOUND = error_body(404, "call_not_found", "There is no such call here; it may have ended.", "call_id")
+
+
 def _not_found() -> Response:
-    return error_response(404, "call_not_found", "There is no such call here; it may have ended.", "call_id")
+    return Response(404, _NOT_FOUND)

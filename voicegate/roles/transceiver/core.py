@@ -2,7 +2,7 @@
 
     link datagram ─► LinkGuard ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
     Call ─► frames, gathered per relay ─► link datagrams
-    Call ─► microphone PCM, events ─► the shell (agent tasks, logs)
+    Entry ─► microphone and events for the agent, events for sidebands ─► the shell
 
 A call's output goes to the relay that last brought an *authenticated* packet of that client address, so a
 client that a re-hash moves to another relay heals in one packet.
@@ -13,22 +13,27 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
-from voicegate.proto.callid import mint_call_id
 from voicegate.proto.demux import Kind, kind
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.errors import BadPacket
-from voicegate.proto.ice import IceLite
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.sdp import Direction, parse_offer_untrusted
-from voicegate.proto.sdp_answer import AnswerParameters, build_answer
-from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
+from voicegate.proto.realtime import ServerEvent
 from voicegate.proto.stun import peek_username_untrusted
-from voicegate.roles.transceiver.audio import CallAudio
-from voicegate.roles.transceiver.call import Call, CallEvent, CallLimits, Ended, EndReason
+from voicegate.roles.transceiver.allocation import Identity, Wishes, make_call
+from voicegate.roles.transceiver.call import (
+    Call,
+    CallEvent,
+    CallLimits,
+    CallState,
+    Connected,
+    Ended,
+    EndReason,
+)
+from voicegate.roles.transceiver.entry import Entry, Upstream
+from voicegate.roles.transceiver.outbox import Audience
 
 MAX_REMEMBERED = 256
 """Ended calls whose status can still be asked for: the page polls once a second and needs it once."""
@@ -38,12 +43,8 @@ REMEMBER_SECONDS = 60.0
 MAX_PATHS = 8
 """Client addresses of one call, as `IceLite` keeps: host, VPN and cellular interfaces with room to roam."""
 
-TICKET_GRACE_SECONDS = 300.0
-"""A ticket outlives the longest call, so that a restarted relay can still open it."""
-
-
-ENTROPY_LENGTH = 42
-"""Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
+MAX_FAILURES = 16
+"""Exceptions kept for the log; a bug that strikes more often than it is read shows itself by its first."""
 
 TAKEOVER_SECONDS = 5.0
 """A client address passes to another call only when its call was silent this long: the relay's own rule."""
@@ -51,39 +52,6 @@ TAKEOVER_SECONDS = 5.0
 
 class Overloaded(Exception):
     """No room for another call here; signaling tries elsewhere or answers 503."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this transceiver is."""
-
-    cluster: int
-    transceiver: int
-    boot: str
-    link: str
-    """`ip:port` of the link socket, as relays reach it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """What lets `wall` be derived from `now`: wall = now + offset, read once at start."""
-
-    wall_offset: float
-
-
-class _Entry:
-    """A call with what the core keeps about it."""
-
-    __slots__ = ("armed", "call", "paths", "serial", "ufrag")
-
-    def __init__(self, call: Call, ufrag: bytes, serial: int) -> None:
-        self.call = call
-        self.ufrag = ufrag
-        self.serial = serial
-        self.paths: dict[ClientAddress, str] = {}
-        """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
-        self.armed: float | None = None
-        """The deadline of this call's valid entry in the wheel."""
 
 
 class TransceiverCore:
@@ -97,7 +65,7 @@ class TransceiverCore:
         limits: CallLimits,
         *,
         max_calls: int,
-        clocks: Clocks,
+        wall_offset: float,
         random: Callable[[], float],
     ) -> None:
         self.identity = identity
@@ -107,85 +75,59 @@ class TransceiverCore:
         """Datagrams and frames in and out, calls allocated."""
         self.ends: Counter[str] = Counter()
         """Calls ended, by reason."""
+        self.wall_offset = wall_offset
+        """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
         self._keys = keys
         self._certificate = certificate
         self._limits = limits
-        self._clocks = clocks
         self._random = random
         self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
-        self._calls: dict[str, _Entry] = {}
-        self._by_ufrag: dict[bytes, _Entry] = {}
-        self._by_client: dict[ClientAddress, _Entry] = {}
-        self._wheel: list[tuple[float, int, _Entry]] = []
+        self._calls: dict[str, Entry] = {}
+        self._by_ufrag: dict[bytes, Entry] = {}
+        self._by_client: dict[ClientAddress, Entry] = {}
+        self._wheel: list[tuple[float, int, Entry]] = []
         self._outbound: dict[str, list[tuple[ClientAddress, bytes]]] = {}
-        self._microphone: deque[tuple[str, bytes]] = deque()
+        self._upstream: deque[Upstream] = deque()
+        self._sidebands: deque[tuple[str, bytes]] = deque()
         self._events: deque[tuple[str, CallEvent]] = deque()
+        self._failures: deque[tuple[str, Exception]] = deque(maxlen=MAX_FAILURES)
         self._remembered: OrderedDict[str, tuple[float, dict[str, object]]] = OrderedDict()
 
     # Calls
 
-    def allocate(
-        self, sdp: str, candidates: tuple[str, ...], *, now: float, entropy: bytes
-    ) -> tuple[str, str]:
+    def allocate(self, wishes: Wishes, *, now: float, entropy: bytes) -> tuple[str, str]:
         """Make a call for an offer. Returns (call id, SDP answer).
 
         `entropy`: `ENTROPY_LENGTH` fresh random bytes. Raises BadOffer; Overloaded when `max_calls` are here.
         """
-        assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
         if len(self._calls) >= self.max_calls:
             raise Overloaded
-        offer = parse_offer_untrusted(sdp)
-        me = self.identity
-        expires = now + self._clocks.wall_offset + self._limits.max_seconds + TICKET_GRACE_SECONDS
-        ufrag = self._keys.tickets.mint(me.cluster, me.transceiver, expires, entropy[0:5])
-        password = self._keys.tickets.password(ufrag.encode())
-        call_id = mint_call_id(self._keys.seal, me.cluster, me.transceiver, entropy[8:16])
-        parameters = AnswerParameters(
-            ufrag=ufrag,
-            password=password.decode(),
-            fingerprint="sha-256 " + self._certificate.fingerprint.hex(":").upper(),
-            candidates=candidates,
-            ssrc=int.from_bytes(entropy[16:20], "big") or 1,
-            cname=entropy[20:28].hex(),
-            session_id=int.from_bytes(entropy[28:36], "big") >> 1,
-            stream_id="voicegate",
-            track_id="agent",
-        )
-        answer = build_answer(offer, parameters)
-        audio = CallAudio(
-            offer.audio.format,
-            listening=offer.audio.direction in (Direction.SENDRECV, Direction.RECVONLY),
-            ssrc=parameters.ssrc,
-            cname=parameters.cname,
-            # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
-            first_sequence=int.from_bytes(entropy[36:38], "big") & MAX_FIRST_SEQUENCE,
-            first_timestamp=int.from_bytes(entropy[38:42], "big"),
-            random=self._random,
-            wall_offset=self._clocks.wall_offset,
-            now=now,
-        )
-        call = Call(
-            call_id,
-            ice=IceLite(ufrag, password, offer.transport.ufrag),
+        entry, answer = make_call(
+            wishes,
+            identity=self.identity,
+            keys=self._keys,
             certificate=self._certificate,
-            dtls_active=offer.transport.dtls_active,
-            remote_fingerprints=offer.transport.fingerprints,
-            audio=audio,
             limits=self._limits,
+            entropy=entropy,
+            random=self._random,
             now=now,
+            wall_offset=self.wall_offset,
+            serial=self.totals["calls"],
         )
         self.totals["calls"] += 1
-        entry = _Entry(call, ufrag.encode(), self.totals["calls"])
-        self._calls[call_id] = self._by_ufrag[entry.ufrag] = entry
+        self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
         self._arm(entry)
-        return call_id, answer
+        return entry.call.call_id, answer
 
     def close(self, call_id: str, now: float, reason: EndReason, detail: str = "") -> bool:
-        """End a call; False when there is none by that id."""
+        """End a call; False when there is none by that id, or it is ending already."""
         entry = self._calls.get(call_id)
-        if entry is None:
+        if entry is None or entry.call.ended is not None:
             return False
+        if reason is EndReason.AGENT_LOST:
+            entry.conversation.agent_lost(now, detail)
+            self._drain(entry, now)
         entry.call.close(now, reason, detail)
         self._drain(entry, now)
         return True
@@ -194,17 +136,61 @@ class TransceiverCore:
         entry = self._calls.get(call_id)
         return None if entry is None else entry.call
 
-    def call_changed(self, call_id: str, now: float) -> None:
-        """Take what a call produced after the shell mutated it (agent audio in, playout cleared)."""
+    def agent_ready(self, call_id: str, configured: bool, now: float) -> None:
+        """The call's agent listens; `configured`: it took the settings it was dialled with."""
+        entry = self._calls.get(call_id)
+        if entry is not None and entry.call.ended is None:
+            entry.conversation.agent_ready(configured, now)
+            self._drain(entry, now)
+
+    def receive_agent_event(self, call_id: str, event: ServerEvent, now: float) -> None:
+        """Take one event of a call's agent; one that comes after the end is nobody's."""
+        entry = self._calls.get(call_id)
+        if entry is None or entry.call.ended is not None:
+            return
+        try:
+            entry.conversation.receive_agent_event(event, now)
+            self._drain(entry, now)
+        except Exception as error:
+            self._contain(entry, error, now)
+
+    def sideband_joined(self, call_id: str, key_id: str, now: float) -> bool:
+        """A sideband may listen and speak: the call lives, and is that key's ("" is every call's)."""
+        entry = self._calls.get(call_id)
+        if entry is None or entry.call.ended is not None or key_id not in ("", entry.key_id):
+            return False
+        entry.conversation.joined(Audience.SIDEBAND, now)
+        self._drain(entry, now)
+        return True
+
+    def sideband_left(self, call_id: str, now: float) -> None:
+        """The last sideband of a call has gone."""
         entry = self._calls.get(call_id)
         if entry is not None:
+            entry.conversation.left(Audience.SIDEBAND, now)
             self._drain(entry, now)
+
+    def greeting(self, call_id: str) -> bytes | None:
+        """`session.created` for a sideband that comes when the agent is ready already."""
+        entry = self._calls.get(call_id)
+        return None if entry is None else entry.conversation.greeting()
+
+    def receive_sideband_event(self, call_id: str, text: str, now: float) -> None:
+        """Take one message of a sideband."""
+        entry = self._calls.get(call_id)
+        if entry is None or entry.call.ended is not None:
+            return
+        try:
+            entry.conversation.receive_client_event_untrusted(text, now, source=Audience.SIDEBAND)
+            self._drain(entry, now)
+        except Exception as error:
+            self._contain(entry, error, now)
 
     def status(self, call_id: str, now: float) -> dict[str, object] | None:
         """What `GET /calls/{id}` says, also for a while after the end; None for an unknown id."""
         entry = self._calls.get(call_id)
         if entry is not None:
-            return _status(entry.call)
+            return _status(entry)
         self._forget(now)
         remembered = self._remembered.get(call_id)
         return None if remembered is None else remembered[1]
@@ -220,7 +206,7 @@ class TransceiverCore:
     def receive_datagram(self, datagram: bytes, relay: str, now: float) -> None:
         """Take one link datagram that came from `relay` (`ip:port`). Never raises: bad ones are counted."""
         self.totals["link_datagrams_in"] += 1
-        hour = int((now + self._clocks.wall_offset) // 3600)
+        hour = int((now + self.wall_offset) // 3600)
         if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], hour):
             self.drops["link_stranger"] += 1
             return
@@ -232,8 +218,12 @@ class TransceiverCore:
         self.totals["frames_in"] += len(frames)
         for client, payload in frames:
             entry = self._find(client, payload)
-            if entry is not None:
+            if entry is None:
+                continue
+            try:
                 self._receive_frame(entry, payload, client, relay, now)
+            except Exception as error:
+                self._contain(entry, error, now)
 
     def handle_timeout(self, now: float) -> None:
         """Run every call whose deadline has come."""
@@ -242,8 +232,11 @@ class TransceiverCore:
             deadline, _, entry = heapq.heappop(wheel)
             if entry.armed == deadline:
                 entry.armed = None
-                entry.call.handle_timeout(now)
-                self._drain(entry, now)
+                try:
+                    entry.handle_timeout(now)
+                    self._drain(entry, now)
+                except Exception as error:
+                    self._contain(entry, error, now)
 
     def next_deadline(self) -> float | None:
         return self._wheel[0][0] if self._wheel else None
@@ -252,7 +245,7 @@ class TransceiverCore:
         """All link datagrams that are ready, as (relay, datagram): frames bundled per relay."""
         if not self._outbound:
             return []
-        hour = int((now + self._clocks.wall_offset) // 3600)
+        hour = int((now + self.wall_offset) // 3600)
         datagrams: list[tuple[str, bytes]] = []
         for relay, frames in self._outbound.items():
             self.totals["frames_out"] += len(frames)
@@ -262,12 +255,20 @@ class TransceiverCore:
         self._outbound = {}
         return datagrams
 
-    def poll_audio(self) -> tuple[str, bytes] | None:
-        """(call id, microphone PCM), in order."""
-        return self._microphone.popleft() if self._microphone else None
+    def poll_upstream(self) -> Upstream | None:
+        """The next thing for an agent."""
+        return self._upstream.popleft() if self._upstream else None
+
+    def poll_sideband(self) -> tuple[str, bytes] | None:
+        """(call id, event as JSON) for all sidebands of that call."""
+        return self._sidebands.popleft() if self._sidebands else None
 
     def poll_event(self) -> tuple[str, CallEvent] | None:
         return self._events.popleft() if self._events else None
+
+    def poll_failure(self) -> tuple[str, Exception] | None:
+        """(call id, exception) of a call that a bug of ours has ended."""
+        return self._failures.popleft() if self._failures else None
 
     def statistics(self) -> Mapping[str, Mapping[str, int]]:
         drops = Counter(self.drops)
@@ -282,7 +283,7 @@ class TransceiverCore:
 
     # Helpers
 
-    def _find(self, client: ClientAddress, payload: bytes) -> _Entry | None:
+    def _find(self, client: ClientAddress, payload: bytes) -> Entry | None:
         """STUN goes by its own ticket, also from a known address; everything else by the address."""
         if payload and kind(payload[0]) is Kind.STUN:
             try:
@@ -300,7 +301,7 @@ class TransceiverCore:
         return entry
 
     def _receive_frame(
-        self, entry: _Entry, data: bytes, client: ClientAddress, relay: str, now: float
+        self, entry: Entry, data: bytes, client: ClientAddress, relay: str, now: float
     ) -> None:
         try:
             authenticated = entry.call.receive_datagram(data, client, now)
@@ -310,7 +311,7 @@ class TransceiverCore:
             self._learn_path(entry, client, relay, now)
         self._drain(entry, now)
 
-    def _learn_path(self, entry: _Entry, client: ClientAddress, relay: str, now: float) -> None:
+    def _learn_path(self, entry: Entry, client: ClientAddress, relay: str, now: float) -> None:
         owner = self._by_client.get(client)
         if owner is not None and owner is not entry and owner.call.silent_for(now) < TAKEOVER_SECONDS:
             # Integrity does not cover the source address: the holder of one valid ticket could spoof another
@@ -325,29 +326,48 @@ class TransceiverCore:
         entry.paths[client] = relay
         self._by_client[client] = entry
 
-    def _drain(self, entry: _Entry, now: float) -> None:
+    def _drain(self, entry: Entry, now: float) -> None:
         call = entry.call
-        while (transmit := call.poll_transmit()) is not None:
+        entry.exchange(now, self._upstream, self._sidebands)
+        while (event := call.poll_event()) is not None:
+            if isinstance(event, Connected):
+                entry.conversation.handle_timeout(now)  # what waited for the client begins to be heard
+                entry.exchange(now, self._upstream, self._sidebands)
+            self._events.append((call.call_id, event))
+            if isinstance(event, Ended):
+                self._send(entry)
+                self._remove(entry, event, now)
+                return
+        self._send(entry)
+        self._arm(entry)
+
+    def _send(self, entry: Entry) -> None:
+        while (transmit := entry.call.poll_transmit()) is not None:
             relay = entry.paths.get(transmit[0])
             if relay is None:
                 self.drops["no_path"] += 1
                 continue
             self._outbound.setdefault(relay, []).append(transmit)
-        while (pcm := call.poll_audio()) is not None:
-            self._microphone.append((call.call_id, pcm))
-        while (event := call.poll_event()) is not None:
-            self._events.append((call.call_id, event))
-            if isinstance(event, Ended):
-                self._remove(entry, event, now)
-        self._arm(entry)
 
-    def _arm(self, entry: _Entry) -> None:
-        deadline = entry.call.next_deadline()
+    def _contain(self, entry: Entry, error: Exception, now: float) -> None:
+        """A bug met by one call ends that call and no other."""
+        self._failures.append((entry.call.call_id, error))
+        call = entry.call
+        try:
+            call.close(now, EndReason.INTERNAL_ERROR)
+        except Exception:
+            call.state = CallState.ENDED  # it is past saying goodbye
+        if call.call_id in self._calls:
+            self._remove(entry, call.ended or Ended(EndReason.INTERNAL_ERROR, ""), now)
+            self._events.append((call.call_id, Ended(EndReason.INTERNAL_ERROR, "")))
+
+    def _arm(self, entry: Entry) -> None:
+        deadline = entry.next_deadline()
         if deadline is not None and (entry.armed is None or deadline < entry.armed):
             entry.armed = deadline
             heapq.heappush(self._wheel, (deadline, entry.serial, entry))
 
-    def _remove(self, entry: _Entry, ended: Ended, now: float) -> None:
+    def _remove(self, entry: Entry, ended: Ended, now: float) -> None:
         call_id = entry.call.call_id
         del self._calls[call_id]
         del self._by_ufrag[entry.ufrag]
@@ -360,7 +380,7 @@ class TransceiverCore:
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1
         self.drops.update(entry.call.drops)
-        self._remembered[call_id] = (now, _status(entry.call))
+        self._remembered[call_id] = (now, _status(entry))
         self._forget(now)
 
     def _forget(self, now: float) -> None:
@@ -375,8 +395,10 @@ class TransceiverCore:
         return link.link_header(self._keys.link[key_id], key_id, self.identity.link, relay, hour)
 
 
-def _status(call: Call) -> dict[str, object]:
+def _status(entry: Entry) -> dict[str, object]:
+    call = entry.call
     statistics = call.statistics()
+    statistics["events"] = entry.conversation.statistics()
     ended = call.ended
     return {
         "id": call.call_id,

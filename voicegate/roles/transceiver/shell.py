@@ -19,19 +19,35 @@ import msgspec
 import trio
 
 from voicegate import logs, metrics
-from voicegate.agents.realtime import AgentEvent, AgentLost, AgentReady, RealtimeAgent, check_settings
+from voicegate.agents.realtime import (
+    AgentEvent,
+    AgentLost,
+    AgentReady,
+    RealtimeAgent,
+    check_settings,
+    configured_session,
+)
 from voicegate.config import Config
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
 from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
+from voicegate.proto import realtime
 from voicegate.proto.address import join_host_port, split_host_port
 from voicegate.proto.dtls import DtlsCertificate
+from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.context import RoleContext
-from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
-from voicegate.roles.transceiver.control import AllocateReply, AllocateRequest, routes
-from voicegate.roles.transceiver.conversation import Conversation
-from voicegate.roles.transceiver.core import ENTROPY_LENGTH, Clocks, Identity, Overloaded, TransceiverCore
+from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Identity, Wishes
+from voicegate.roles.transceiver.call import CLOSE_SECONDS, CallLimits, Connected, Ended, EndReason
+from voicegate.roles.transceiver.control import (
+    AllocateReply,
+    AllocateRequest,
+    SidebandPort,
+    routes,
+    sockets,
+)
+from voicegate.roles.transceiver.core import Overloaded, TransceiverCore
+from voicegate.roles.transceiver.sidebands import Sidebands
 
 logger = logs.get_logger(__name__)
 
@@ -76,6 +92,7 @@ async def run(
             status=lambda call_id: None if worker is None else worker.status(call_id),
             hang_up=lambda call_id: worker is not None and worker.hang_up(call_id),
         ),
+        sockets=sockets(lambda call_id, owner: None if worker is None else worker.attach(call_id, owner)),
         accepts_token=context.keys.accepts_control_token,
     )
     stop = trio.Event()
@@ -125,7 +142,6 @@ class _Session(NamedTuple):
     """What the shell keeps about a call beside the core's own."""
 
     agent: RealtimeAgent
-    conversation: Conversation
     scope: trio.CancelScope
 
 
@@ -148,7 +164,7 @@ class Worker:
             DtlsCertificate.generate(time.time()),
             CallLimits(settings.max_call_seconds, settings.idle_seconds),
             max_calls=settings.max_calls,
-            clocks=Clocks(wall_offset=time.time() - trio.current_time()),
+            wall_offset=time.time() - trio.current_time(),
             random=random.random,
         )
         self._config = config
@@ -157,6 +173,7 @@ class Worker:
         self._socket = socket
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
+        self._sidebands = Sidebands(self._core, nursery, self._pump)
         self._timer = trio.CancelScope()
         self._empty = trio.Event()
         """Set when the last call has ended after draining began."""
@@ -180,6 +197,9 @@ class Worker:
                 await self._empty.wait()
         for call_id in self._core.call_ids():
             self._end(call_id, EndReason.SHUTDOWN)
+        with trio.move_on_after(2 * CLOSE_SECONDS):  # data channels close before their calls
+            if len(self._core):
+                await self._empty.wait()
         await self._registry.withdraw()
         self._forget_metrics()
 
@@ -190,23 +210,28 @@ class Worker:
         if self._record.draining:
             raise Overloaded
         now = trio.current_time()
-        call_id, answer = self._core.allocate(
-            request.sdp, request.candidates, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH)
+        session = request.session or {}
+        wishes = Wishes(
+            request.sdp,
+            request.candidates,
+            session=realtime.merged(configured_session(self._config.agent), session),
+            dcid=request.dcid,
+            client_events=EventFilter(request.client_events),
+            server_events=EventFilter(request.server_events),
+            key_id=request.key_id,
         )
-        call = self._core.call(call_id)
-        assert call is not None, "it was just made"
-        conversation = Conversation(call)
+        call_id, answer = self._core.allocate(wishes, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH))
         agent = RealtimeAgent(
             self._config.agent,
             call_id,
             model=request.model,
-            session=request.session or {},
-            on_event=lambda event: self._agent_event(call_id, conversation, event),
+            session=session,
+            on_event=lambda event: self._agent_event(call_id, event),
         )
         scope = trio.CancelScope()
-        self._sessions[call_id] = _Session(agent, conversation, scope)
+        self._sessions[call_id] = _Session(agent, scope)
         self._nursery.start_soon(self._run_agent, call_id, agent, scope)
-        self._logger.info("call allocated", call=call_id, calls=len(self._core))
+        self._logger.info("call allocated", call=call_id, calls=len(self._core), key_id=request.key_id)
         self._pump()
         return AllocateReply(call_id, answer, len(self._core), self._core.max_calls)
 
@@ -215,6 +240,10 @@ class Worker:
 
     def hang_up(self, call_id: str) -> bool:
         return self._end(call_id, EndReason.HANGUP)
+
+    def attach(self, call_id: str, owner: str) -> SidebandPort | None:
+        """Open a sideband of a call."""
+        return self._sidebands.attach(call_id, owner)
 
     def not_ready(self) -> str | None:
         if self._registry.lost.is_set():
@@ -268,14 +297,20 @@ class Worker:
         # 1. What leaves for clients: the only part that a person hears.
         if transmits := core.poll_transmits(trio.current_time()):
             self._socket.send_batch([(_relay_address(relay), datagram) for relay, datagram in transmits])
-        # 2. What the clients said.
-        while (heard := core.poll_audio()) is not None:
-            call_id, pcm = heard
-            if (session := self._sessions.get(call_id)) is not None:
-                session.agent.send_audio_nowait(pcm)
+        # 2. What is for agents and sidebands.
+        while (item := core.poll_upstream()) is not None:
+            if (session := self._sessions.get(item.call_id)) is not None:
+                if item.is_audio:
+                    session.agent.send_audio_nowait(item.data)
+                else:
+                    session.agent.send_event_nowait(item.data)
+        while (addressed := core.poll_sideband()) is not None:
+            self._sidebands.deliver(*addressed)
         # 3. What became of calls.
         while (happened := core.poll_event()) is not None:
             self._call_event(*happened)
+        while (failure := core.poll_failure()) is not None:
+            self._logger.error("a call met a bug", call=failure[0], exc_info=failure[1])
         # 4. The timer, after every change of state.
         deadline = self._next_deadline()
         if self._timer.deadline != deadline:
@@ -297,29 +332,32 @@ class Worker:
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
+                self._sidebands.close(call_id)
                 if self._record.draining and not len(self._core):
                     self._empty.set()
 
     async def _run_agent(self, call_id: str, agent: RealtimeAgent, scope: trio.CancelScope) -> None:
-        with scope:
-            try:
+        detail = "agent_closed"
+        try:
+            with scope:
                 await agent.run()
-            except AgentLost as lost:
-                self._end(call_id, EndReason.AGENT_LOST, lost.reason)
-            except Exception:
-                # One call's agent must not take the other calls with it.
-                self._logger.exception("agent task failed", call=call_id)
-                self._end(call_id, EndReason.AGENT_LOST, "internal_error")
-            else:
-                self._end(call_id, EndReason.AGENT_LOST, "agent_closed")
+        # Outside the scope and as groups: a reader that raises while the call is being cancelled raises a
+        # group with Cancelled in it, and one call's agent must not take the other calls with it.
+        except* AgentLost as lost:
+            first = lost.exceptions[0]
+            detail = first.reason if isinstance(first, AgentLost) else detail
+        except* Exception:
+            self._logger.exception("agent task failed", call=call_id)
+            detail = "internal_error"
+        self._end(call_id, EndReason.AGENT_LOST, detail)
 
-    def _agent_event(self, call_id: str, conversation: Conversation, event: AgentEvent) -> None:
+    def _agent_event(self, call_id: str, event: AgentEvent) -> None:
         now = trio.current_time()
         if isinstance(event, AgentReady):
             self._logger.info("agent ready", call=call_id, configured=event.configured)
-            return
-        conversation.receive(event, now)
-        self._core.call_changed(call_id, now)
+            self._core.agent_ready(call_id, event.configured, now)
+        else:
+            self._core.receive_agent_event(call_id, event, now)
         self._pump()
 
     def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
@@ -332,6 +370,7 @@ class Worker:
     async def _publish(self) -> None:
         """Keep our load in the registry. A lost lease drains us: the id may already name somebody else."""
         while True:
+            self._core.wall_offset = time.time() - trio.current_time()
             self._announce(draining=self._record.draining or self._registry.lost.is_set())
             await trio.sleep(PUBLISH_SECONDS)
 

@@ -1,0 +1,90 @@
+"""A call as its transceiver keeps it: transport and audio, events, and the paths to its relays. Pure.
+
+events channel ─► Conversation ─► agent          microphone ─► agent, in one line with the events
+agent ─► Conversation ─► events channel, sidebands, playout
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from voicegate.proto.address import ClientAddress
+from voicegate.proto.datachannel import MessageRejected
+from voicegate.roles.transceiver.call import Call
+from voicegate.roles.transceiver.channel import Notice
+from voicegate.roles.transceiver.conversation import Conversation
+from voicegate.roles.transceiver.outbox import Audience
+
+
+class Upstream(NamedTuple):
+    """Something for a call's agent. One line carries both kinds, so that a commit stays behind its audio."""
+
+    call_id: str
+    is_audio: bool
+    """True: 24 kHz s16le PCM; False: an event as JSON."""
+    data: bytes
+
+
+class Entry:
+    """One call. `serial` orders equal deadlines."""
+
+    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
+
+    def __init__(
+        self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
+    ) -> None:
+        self.call = call
+        self.conversation = conversation
+        self.ufrag = ufrag
+        self.key_id = key_id
+        self.serial = serial
+        self.paths: dict[ClientAddress, str] = {}
+        """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
+        self.armed: float | None = None
+        """The deadline of this call's valid entry in the wheel."""
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due: the media first, for the conversation looks at what was played."""
+        self.call.handle_timeout(now)
+        if self.call.ended is None:
+            self.conversation.handle_timeout(now)
+
+    def next_deadline(self) -> float | None:
+        deadline = self.call.next_deadline()
+        if deadline is None or self.call.ended is not None:
+            return deadline
+        conversation = self.conversation.next_deadline()
+        return deadline if conversation is None else min(deadline, conversation)
+
+    def exchange(self, now: float, upstream: deque[Upstream], sidebands: deque[tuple[str, bytes]]) -> None:
+        """Carry events between channel, conversation, agent and sidebands until all is still."""
+        call, conversation, call_id = self.call, self.conversation, self.call.call_id
+        while True:
+            # The microphone first: a client's commit or clear has flushed what was said before it.
+            while (pcm := call.poll_audio()) is not None:
+                upstream.append(Upstream(call_id, True, pcm))
+            while (event := conversation.poll_to_agent()) is not None:
+                upstream.append(Upstream(call_id, False, event))
+            message = call.poll_message()
+            if message is None:
+                break
+            if call.ended is None:
+                self._receive(message, now)
+        while (addressed := conversation.poll_to_clients()) is not None:
+            event, audience = addressed
+            if Audience.CLIENT in audience:
+                call.send_event(event, now)
+            if Audience.SIDEBAND in audience:
+                sidebands.append((call_id, event))
+
+    def _receive(self, message: Notice | str | bytes | MessageRejected, now: float) -> None:
+        match message:
+            case Notice.OPENED:
+                self.conversation.joined(Audience.CLIENT, now)
+            case Notice.CLOSED:
+                self.conversation.left(Audience.CLIENT, now)
+            case MessageRejected():
+                self.conversation.client_message_rejected(message.reason, now, source=Audience.CLIENT)
+            case str() | bytes():
+                self.conversation.receive_client_event_untrusted(message, now, source=Audience.CLIENT)
