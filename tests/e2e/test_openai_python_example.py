@@ -61,9 +61,10 @@ def test_the_sideband_keeps_the_tools(gate: Gate, agent: ToolAgent, tmp_path: Pa
         assert outputs == [answer[1]]
         sent = events.types(events.sent(page))
         assert sent == ["conversation.item.create", "response.create"], "the page did nothing for the tool"
-        configured = events.of_type(events.received(page), "session.updated")[-1]["session"]
+        configured = events.of_type(events.received(page), "session.created")[-1]["session"]
         assert [tool["name"] for tool in configured["tools"]] == ["get_time", "hang_up"]
 
+        page.wait("document.getElementById('state').textContent === 'listening'", 10)  # all of it is said
         _ask(page, "Goodbye, hang_up")
         page.wait("document.getElementById('state').textContent === 'ended by the other side'", 5)
         wait_until(lambda: program.said("ended"), 5, "the end of the sideband")
