@@ -28,6 +28,7 @@ from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 from tests.support import speech
 from voicegate.agents.parrot.conversation import Conversation, Item
 from voicegate.agents.parrot.core import ParrotSession
+from voicegate.agents.parrot.errors import Refused
 from voicegate.agents.parrot.reply import Emit, Reply, Wish, Words
 from voicegate.agents.parrot.server import _new_id
 from voicegate.agents.parrot.settings import FunctionTool
@@ -53,8 +54,9 @@ class ToolAgent:
 
 
 @contextlib.contextmanager
-def tool_agent() -> Iterator[ToolAgent]:
-    """Serve on a free port, from a thread, until the block is left."""
+def tool_agent(*, picky: bool = False) -> Iterator[ToolAgent]:
+    """Serve on a free port, from a thread, until the block is left. `picky`: as a `PickySession`."""
+    make = PickySession if picky else ToolSession
     agent = ToolAgent()
     ready = threading.Event()
     stop: list[Callable[[], None]] = []
@@ -64,7 +66,7 @@ def tool_agent() -> Iterator[ToolAgent]:
         async with trio.open_nursery() as nursery:
             server = await nursery.start(
                 lambda task_status: serve_websocket(
-                    lambda request: _serve(agent, request),
+                    lambda request: _serve(agent, make, request),
                     "127.0.0.1",
                     0,
                     None,
@@ -143,6 +145,30 @@ class ToolSession(ParrotSession):
         return None
 
 
+class PickySession(ToolSession):
+    """Refuses, one at a time, what open servers refuse of the settings that OpenAI's clients send."""
+
+    def receive_event_untrusted(self, text: str | bytes, now: float) -> None:
+        event = json.loads(text)
+        refused = _foreign(event["session"]) if event["type"] == "session.update" else None
+        if refused is None:
+            super().receive_event_untrusted(text, now)
+        else:
+            error = Refused("unknown_parameter", f"Unknown parameter: '{refused}'.", refused)
+            self._emit_error(error, event.get("event_id", ""))
+
+
+def _foreign(session: Event) -> str | None:
+    heard = session.get("audio", {}).get("input", {})
+    if (heard.get("turn_detection") or {}).get("type") == "semantic_vad":
+        return "session.audio.input.turn_detection.type"
+    if "noise_reduction" in heard:
+        return "session.audio.input.noise_reduction"
+    if "transcription" in heard:
+        return "session.audio.input.transcription"
+    return next((f"session.{name}" for name in ("tracing", "model") if name in session), None)
+
+
 class ToolCall:
     """A response that is one function call. Driven as a `Reply`; over as soon as it has begun."""
 
@@ -209,11 +235,11 @@ class ToolCall:
         self._emit_plain({"type": kind, **fields})
 
 
-async def _serve(agent: ToolAgent, request: WebSocketRequest) -> None:
+async def _serve(agent: ToolAgent, make: type[ToolSession], request: WebSocketRequest) -> None:
     agent.paths.append(request.path)
     with contextlib.suppress(ConnectionClosed):
         connection = await request.accept()
-        session = ToolSession(_new_id, trio.current_time(), time.time(), model="tool-agent")
+        session = make(_new_id, trio.current_time(), time.time(), model="tool-agent")
         while not session.closed:
             while (event := session.poll_transmit()) is not None:
                 agent.sent.append(json.loads(event))
