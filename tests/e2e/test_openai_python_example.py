@@ -190,7 +190,12 @@ def _example(gate: Gate) -> Iterator[Program]:
 def _page(url: str, directory: Path) -> Iterator[Page]:
     microphone = speech.write_wav(directory / "microphone.wav", speech.silence(0.5))
     with Chromium(microphone=microphone) as browser:
-        yield events.open_tapped(browser, url)
+        page = events.open_tapped(browser, url)
+        try:
+            yield page
+        except BaseException:
+            page.go("about:blank")  # the browser says goodbye for the page; killed, it would not
+            raise
 
 
 def _ask(page: Page, text: str) -> None:
