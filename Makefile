@@ -60,7 +60,7 @@ check: .venv/.dev
 	step() { echo "  $$*"; "$$@"; }; \
 	step ruff format --check .; \
 	step ruff check .; \
-	step codespell --ignore-words-list=speaches --skip='./.git,./.venv,./bench/results,./tests/artifacts,*.egg-info,constraints.txt' .; \
+	step codespell --ignore-words-list=speaches --skip='./.git,./.venv,./bench/results,./tests/artifacts,./tests/.cache,*/node_modules,bundle.js,*.egg-info,constraints.txt' .; \
 	step mypy; \
 	step lint-imports
 
@@ -76,7 +76,7 @@ bench: .venv/.dev system-test
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_setup
 
 system-test:
-	@bash tests/support/system_packages chromium espeak-ng redis-server
+	@bash tests/support/system_packages chromium espeak-ng redis-server nodejs npm
 
 system-cluster:
 	@bash tests/support/system_packages redis-server
