@@ -124,8 +124,11 @@ class TestUpdate:
         assert agent.attempts == 5  # two, and one more for each field but the last of the second
         updated = scene.of("session.updated")
         assert len(updated) == 2
+        # A client that waits for its first answer must find its settings in force, also when the second
+        # update was settled sooner.
+        assert updated[0]["session"].get("tools") == SDK["tools"]
         errors = [e["error"] for e in scene.of("error")]
-        assert {e["event_id"] for e in errors} == {"mine", "second"}
+        assert [e["event_id"] for e in errors] == ["mine", "second"]
         first = next(e for e in errors if e["event_id"] == "mine")
         for word in ("semantic_vad -> server_vad", "noise_reduction", "model"):
             assert word in first["message"]

@@ -66,6 +66,10 @@ class SessionUpdates:
         self._wanted = _pinned(wanted)
         self._shown_formats = _formats_of(wanted)
         self._pending: deque[_Update] = deque()
+        """Those out with the agent, in the order in which it will answer them."""
+        self._asked: deque[_Update] = deque()
+        """Those whose client waits, in the order asked: a refused one is sent again behind later ones, and
+        those must not be answered as if it were in force already."""
         self._ready = False
         self._serial = 0
 
@@ -103,6 +107,7 @@ class SessionUpdates:
         # What the client has asked for meanwhile lies on top: its events have already gone out.
         merged = realtime.session_settings(self._wanted, *(update.session for update in self._pending))
         update = _Update(merged, "", None, now + ANSWER_SECONDS)
+        self._asked.append(update)
         self._pending.append(update)
         return [self._send(update)]
 
@@ -110,12 +115,13 @@ class SessionUpdates:
         self, session: dict[str, Any], event_id: str, source: Audience, now: float
     ) -> list[SessionOutput]:
         """A client's `session.update`."""
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._asked) >= MAX_PENDING:
             problem = "Too many session updates are waiting for the agent."
             return [Problem("rate_limit_exceeded", problem, None, event_id, source)]
         self._shown_formats.update(_formats_of(session))
         deadline = now + ANSWER_SECONDS if self._ready else None
         update = _Update(_pinned(session), event_id, source, deadline)
+        self._asked.append(update)
         self._pending.append(update)
         return [self._send(update)]
 
@@ -164,8 +170,9 @@ class SessionUpdates:
 
     def agent_lost(self, code: str, message: str) -> list[SessionOutput]:
         """Updates that will get no answer."""
-        lost = [Problem(code, message, None, u.event_id, u.source) for u in self._pending if u.source]
+        lost = [Problem(code, message, None, u.event_id, u.source) for u in self._asked if u.source]
         self._pending.clear()
+        self._asked.clear()
         return list(lost)
 
     def _send(self, update: _Update) -> SendUpdate:
@@ -174,6 +181,14 @@ class SessionUpdates:
         return SendUpdate(realtime.encode_session_update(update.session, update.sent_id))
 
     def _answer(self, update: _Update) -> list[SessionOutput]:
+        """The answers that can now be given: this update's, if all that were asked before it are answered."""
+        update.settled = True
+        outputs: list[SessionOutput] = []
+        while self._asked and self._asked[0].settled:
+            outputs += self._describe(self._asked.popleft())
+        return outputs
+
+    def _describe(self, update: _Update) -> list[SessionOutput]:
         outputs: list[SessionOutput] = [Updated(self.view(), quiet=update.source is None)]
         if update.source is None:
             return outputs
@@ -198,6 +213,8 @@ class _Update:
     sent_id: str = ""
     dropped: list[str] = field(default_factory=list)
     unconfirmed: bool = False
+    settled: bool = False
+    """The agent has taken what it takes of it."""
 
 
 def _pinned(session: Mapping[str, Any]) -> dict[str, Any]:
