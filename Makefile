@@ -44,16 +44,12 @@ help:
 	@touch .venv/.run $@
 
 run: .venv/.run
-	@echo
-	@echo "  Open http://127.0.0.1:8080/ and press the button to talk. Ctrl-C ends it."
-	@echo
 	@exec .venv/bin/voicegate
 
 cluster: .venv/.dev system-cluster
-	@echo
-	@echo "  Open http://127.0.0.1:8080/ and press the button to talk. Ctrl-C ends it."
-	@echo
-	@PATH="$$PWD/.venv/bin:$$PATH" exec $(PY) -m honcho start
+	@PATH="$$PWD/.venv/bin:$$PATH"; export PATH; trap : INT; \
+	status=0; $(PY) -m honcho start || status=$$?; \
+	test $$status -eq 130 || exit $$status
 
 check: .venv/.dev
 	@PATH="$$PWD/.venv/bin:$$PATH"; \

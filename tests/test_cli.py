@@ -37,10 +37,10 @@ def test_version_and_help() -> None:
 def test_check_config() -> None:
     fine = run("--check-config")
     assert (fine.returncode, fine.stderr) == (0, "")
-    assert "usable for relay, transceiver, signaling" in fine.stdout
+    assert "usable for all roles in one process" in fine.stdout
     split = run("--check-config", "--role", "relay", "--role", "transceiver")
     assert split.returncode == 2
-    for words in ("keys.secrets is empty", "registry.redis", "agent.url is empty"):
+    for words in ("keys.secrets is empty", "VOICEGATE_KEYS_SECRETS=", "registry.redis", "agent.url is empty"):
         assert words in split.stderr
     assert "Traceback" not in split.stderr
 
@@ -74,8 +74,9 @@ def test_a_taken_port_is_one_line() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = run(**{**QUIET, "VOICEGATE_SIGNALING_LISTEN": address})
     assert result.returncode == 1
-    assert f"voicegate: signaling cannot start: cannot listen on {address}: Address already in use" in told(
-        result
+    assert told(result) == (
+        f"voicegate: [signaling] listen: cannot listen on {address}: Address already in use; stop what uses"
+        " that port, or choose another address (VOICEGATE_SIGNALING_LISTEN)"
     )
     with socket.socket(type=socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
@@ -83,6 +84,17 @@ def test_a_taken_port_is_one_line() -> None:
         result = run(**{**QUIET, "VOICEGATE_RELAY_LISTEN": address})
     assert result.returncode == 1
     assert address in told(result) and "in use" in told(result)
+
+
+@pytest.mark.parametrize("key", ["signaling_listen", "transceiver_control_listen", "transceiver_link_listen"])
+def test_an_address_of_another_machine_is_one_line(key: str) -> None:
+    variable = f"VOICEGATE_{key.upper()}"
+    keys = {"VOICEGATE_SIGNALING_API_KEYS": "sk-" + "x" * 20}
+    result = run(**{**QUIET, **keys, variable: "192.0.2.1:4444"})
+    section, _, name = key.partition("_")
+    assert result.returncode == 1
+    assert told(result).startswith(f"voicegate: [{section}] {name}: cannot listen on 192.0.2.1:4444")
+    assert f"this machine has no such address; choose another address ({variable})" in told(result)
 
 
 def test_unreachable_redis_is_one_line() -> None:
@@ -106,7 +118,20 @@ def test_all_roles_in_one_process_until_a_signal(number: signal.Signals) -> None
         assert not up["advertise"][0].endswith(":0")
         process.send_signal(number)
         assert process.wait(10) == 0
-        assert "Traceback" not in process.rest()
+        rest = process.rest()
+        assert "Traceback" not in rest and "press Talk" not in rest
+        assert json.loads(rest.splitlines()[-1])["event"] == "stopped"
+
+
+def test_a_person_is_told_where_to_go() -> None:
+    with started(VOICEGATE_LOG_FORMAT="console") as process:
+        assert process.stderr is not None
+        invitation = next(line for line in process.stderr if "press Talk" in line)
+        assert re.fullmatch(
+            r"  Open http://127\.0\.0\.1:[1-9]\d*/ and press Talk\. Ctrl-C ends it\.\n", invitation
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
 
 
 def test_a_signal_while_starting_ends_it_too() -> None:
@@ -135,8 +160,8 @@ class Process(subprocess.Popen[str]):
 
 
 @contextmanager
-def started() -> Iterator[Process]:
-    process = Process(command(), env=environment(QUIET), stderr=subprocess.PIPE, text=True)
+def started(**environ: str) -> Iterator[Process]:
+    process = Process(command(), env=environment({**QUIET, **environ}), stderr=subprocess.PIPE, text=True)
     process.lines = []
     try:
         yield process

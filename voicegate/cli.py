@@ -7,6 +7,7 @@ that cannot be used. What a person can act on is one line on stderr, never a tra
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 import signal
 import sys
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problems:
         return 2
     if options.check_config:
-        print(f"voicegate: the configuration is usable for {', '.join(roles)}")
+        whom = ", ".join(roles) if options.role else "all roles in one process"
+        print(f"voicegate: the configuration is usable for {whom}")
         return 0
     logs.configure(config.log)
     if len(roles) > 1:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except BaseException as error:
         return _report(error)
+    _log.info("stopped")
     return 0
 
 
@@ -112,6 +115,8 @@ async def _run_roles(config: Config, roles: Sequence[Role]) -> None:
             if role == "relay" and config.signaling.advertise == DEFAULT_ADVERTISE:
                 config = _replace(config, "signaling", advertise=tuple(ready["relay"]))
         _announce(roles, ready)
+        if "signaling" in ready and config.signaling.demo_page:
+            _invite(config, ready["signaling"])
         await trio.sleep_forever()
 
 
@@ -185,6 +190,17 @@ def _announce(roles: Sequence[Role], ready: dict[str, Any]) -> None:
     if "signaling" in ready:
         details["open"] = ready["signaling"]
     _log.info(f"voicegate is ready: {', '.join(roles)}", version=__version__, **details)
+
+
+def _invite(config: Config, url: str) -> None:
+    """Tell a person at a terminal, or one who reads console logs, where to go now."""
+    stream = sys.stdout if sys.stdout.isatty() else sys.stderr
+    if not (stream.isatty() or config.log.format == "console"):
+        return
+    # Bound to every address: of this machine's names localhost is the one that a microphone works on.
+    url = url.replace("//0.0.0.0:", "//localhost:").replace("//[::]:", "//localhost:")
+    with contextlib.suppress(OSError):
+        print(f"\n  Open {url} and press Talk. Ctrl-C ends it.\n", file=stream, flush=True)
 
 
 def _report(error: BaseException) -> int:

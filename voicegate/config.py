@@ -286,7 +286,10 @@ def _check_finite(config: Config) -> Iterator[str]:
 
 def _check_keys(config: Config, together: bool) -> Iterator[str]:
     if not config.keys.secrets and not together:
-        yield "keys.secrets is empty: roles that run apart share one, as in 0:$(openssl rand -hex 32)"
+        yield (
+            "keys.secrets is empty: roles that run apart share one,"
+            ' as in VOICEGATE_KEYS_SECRETS="0:$(openssl rand -hex 32)"'
+        )
     if config.keys.secrets:
         try:
             ClusterKeys.parse(config.keys.secrets)

@@ -11,7 +11,7 @@ from tests.e2e.conftest import artifact, assert_nothing_left, assert_over, on_a_
 from tests.e2e.scenario import Script, judge
 from tests.support import speech
 from tests.support.chromium import Chromium
-from tests.support.servers import Gate, cluster, one_process
+from tests.support.servers import Gate, cluster, free_port, one_process
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +55,12 @@ def _converse(deployment: Gate, conversation: Script, tmp_path: Path) -> None:
         page.wait("window.voicegate.state === 'ended'", 5)
         page.screenshot(artifact(f"chromium-{kind}-ended.png"))
         assert page.evaluate("window.voicegate.reason") == "you"
+        assert page.text("#numbers-title") == "The line at the end"
+        assert page.text('[data-testid="number-packets"]') != "–", "the last values stay"
+        cut = (
+            "(e => (e.scrollTop - [...e.children].findLast(r => r.offsetTop - e.offsetTop <= e.scrollTop + 1)"
+        )
+        assert abs(page.evaluate(f"{cut}.offsetTop + e.offsetTop))(document.querySelector('#log'))")) < 3
         assert_nothing_left(deployment)
         assert_over(f"{deployment.calls_url}/{call_id}")
         assert not page.exceptions, page.exceptions
@@ -118,3 +124,15 @@ def test_a_closed_tab_leaves_nothing(deployment: Gate, tmp_path: Path) -> None:
         page.wait("window.voicegate.state === 'connected'", 15)
         page.go("about:blank")
         assert_nothing_left(deployment)
+
+
+def test_an_agent_that_cannot_be_reached_is_explained(tmp_path: Path) -> None:
+    microphone = speech.write_wav(tmp_path / "microphone.wav", speech.say())
+    absent = {"agent_url": f"ws://127.0.0.1:{free_port()}/v1/realtime", "agent_connect_seconds": "0.5"}
+    with one_process(tmp_path, **absent) as gate, Chromium(microphone=microphone) as browser:
+        page = browser.open(gate.url + "/")
+        page.click(TALK)
+        page.wait("window.voicegate.state === 'ended'", 15)
+        assert page.text('[data-testid="problem"] h1') == "The agent cannot be reached"
+        said = page.text('[data-testid="problem"]')
+        assert "VOICEGATE_AGENT_URL" in said and "agent_unreachable" not in said

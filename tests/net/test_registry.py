@@ -16,7 +16,8 @@ import pytest
 import redis
 import trio
 
-from voicegate.config import Config, RegistryConfig, StaticTransceiver
+from voicegate import logs
+from voicegate.config import Config, LogConfig, RegistryConfig, StaticTransceiver
 from voicegate.net import redis as registry_redis
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import (
@@ -243,6 +244,28 @@ async def test_a_stranger_with_write_access_cannot_redirect(server: RedisServer)
         )
         assert relay.records == {7: record(calls=5)}
         assert not owner.lost.is_set(), "the owner takes its place back from what is not a lease"
+
+
+async def test_records_under_other_keys_are_told_not_swallowed(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(LogConfig(format="json"))
+    stranger = RedisRegistry(config(server), ClusterKeys.parse(["0:" + "x" * 32]))
+    async with joined(server) as owner, trio.open_nursery() as nursery:
+        await owner.register(record(7))
+        assert stranger.absence() == "no transceiver is registered"
+        await nursery.start(stranger.run)
+        assert (stranger.records, stranger.statistics()["unreadable"]) == ({}, 1)
+        assert "1 with others" in stranger.absence()
+        assert owner.statistics()["unreadable"] == 0
+        await stranger._read()
+        await stranger._read()
+        told = [line for line in capsys.readouterr().err.splitlines() if "does every role" in line]
+        assert len(told) == 1 and "1 registry records do not open with our keys.secrets" in told[0]
+        await owner.withdraw()
+        await stranger._read()
+        assert stranger.absence() == "no transceiver is registered"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_lost_lease_is_told(server: RedisServer) -> None:

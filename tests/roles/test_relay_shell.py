@@ -7,11 +7,12 @@ import sys
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
-from voicegate import metrics
-from voicegate.config import Config, ConfigError, NetConfig, RelayConfig
+from voicegate import logs, metrics
+from voicegate.config import Config, ConfigError, LogConfig, NetConfig, RelayConfig
 from voicegate.net.registry import MemoryRegistry, TransceiverRecord
 from voicegate.proto import stun
 from voicegate.proto.address import pack_address, split_host_port
@@ -68,7 +69,8 @@ async def test_readiness_is_told_over_http() -> None:
         ops = f"127.0.0.1:{free.getsockname()[1]}"
     async with trio.open_nursery() as nursery:
         await nursery.start(shell.run, config(ops_listen=ops), RoleContext(KEYS, registry))
-        assert b" 503 " in await get(ops, "/readyz")
+        answer = await get(ops, "/readyz")
+        assert b" 503 " in answer and b"no transceiver is registered\n" in answer
         record = TransceiverRecord(id=5, cluster=1, link="127.0.0.1:9", control="127.0.0.1:1", boot="b")
         await registry.register(record)
         with trio.fail_after(5):
@@ -78,12 +80,40 @@ async def test_readiness_is_told_over_http() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_transceiver_outside_the_allowed_networks_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shell, "TELL_SECONDS", 0.01)
+    logs.configure(LogConfig(format="json"))
+    registry = MemoryRegistry()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        ops = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = config(ops_listen=ops, allowed_networks=("10.0.0.0/8",))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(shell.run, settings, RoleContext(KEYS, registry))
+        record = TransceiverRecord(id=5, cluster=1, link="127.0.0.1:9", control="127.0.0.1:1", boot="b")
+        await registry.register(record)
+        with trio.fail_after(5):
+            while b"relay.allowed_networks" not in await get(ops, "/readyz"):  # noqa: ASYNC110 - as a probe
+                await trio.sleep(0.02)
+        registry.publish_nowait(msgspec.structs.replace(record, calls=1))
+        await trio.sleep(0.3)
+        nursery.cancel_scope.cancel()
+    told = [line for line in capsys.readouterr().err.splitlines() if "is not used" in line]
+    assert len(told) == 1
+    assert all(words in told[0] for words in ('"transceiver":5', "127.0.0.1:9", "relay.allowed_networks"))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"listen": ("localhost:1",)}, ["listen", "localhost", "127.0.0.1:3478"]),
         ({"listen": ("127.0.0.1",)}, ["listen", "host:port"]),
-        ({"listen": ("192.0.2.1:3478",)}, ["192.0.2.1:3478/udp", "VOICEGATE_RELAY_LISTEN"]),
+        (
+            {"listen": ("192.0.2.1:3478",)},
+            ["192.0.2.1:3478/udp", "no such address", "VOICEGATE_RELAY_LISTEN"],
+        ),
         ({"link_listen": "0.0.0.0:0"}, ["link_listen", "every address"]),
         ({"allowed_networks": ("10.0.0.1/8",)}, ["allowed_networks", "10.0.0.0/8"]),
         pytest.param(

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import httpcore
+import msgspec
 import pytest
 import trio
 
@@ -205,11 +206,20 @@ async def test_no_room_and_nobody_there() -> None:
         assert (await at.offer()).status == 201
         full = await at.offer()
         assert (full.status, error(full)["code"]) == (503, "overloaded")
+        assert "full" in error(full)["message"]
         assert int(header(full, "retry-after")) > 0
     async with gate() as at:
-        assert (await at.offer()).status == 503
+        absent = await at.offer()
+        assert (absent.status, error(absent)["code"]) == (503, "no_transceiver")
+        assert int(header(absent, "retry-after")) > 0
         ready = await at.ask("GET", "/readyz")
-        assert (ready.status, ready.content) == (503, b"no transceiver takes calls\n")
+        assert (ready.status, ready.content) == (503, b"no transceiver is registered\n")
+        at.registry.unreadable = 2
+        assert b"our keys.secrets, 2 with others" in (await at.ask("GET", "/readyz")).content
+        draining = msgspec.structs.replace(record(8, "127.0.0.1:1"), draining=True)
+        await at.registry.register(draining)
+        assert (await at.ask("GET", "/readyz")).content == b"every transceiver is draining\n"
+        assert (await at.offer()).status == 503
         assert (await at.ask("GET", "/healthz")).status == 200
 
 
@@ -222,7 +232,8 @@ async def test_a_dead_transceiver_costs_a_second_try_not_the_call() -> None:
         assert 'voicegate_signaling_setups_total{result="created"}' in page
         await at.registry.withdraw()
         await at.registry.register(record(8, "127.0.0.1:1"))
-        assert (await at.offer()).status == 503
+        silent = await at.offer()
+        assert (silent.status, error(silent)["code"]) == (503, "no_transceiver")
         dead = mint_call_id(KEYS.seal, 1, 8, bytes(8))
         assert (await at.ask("GET", f"{CALLS}/{dead}")).status == 503
 

@@ -172,6 +172,7 @@ class Chromium:
             self._answers: dict[int, dict[str, Any]] = {}
             self._pages: dict[str, Page] = {}
             self._changed = threading.Condition()
+            self._closing = contextlib.ExitStack()
             self._socket = self._connect()
             self._reader = threading.Thread(target=self._read, name="chromium", daemon=True)
             self._reader.start()
@@ -186,7 +187,7 @@ class Chromium:
             with contextlib.suppress(Exception):
                 self.send("Browser.close", timeout=5)
             with contextlib.suppress(Exception):
-                socket.close()
+                self._closing.close()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -243,9 +244,8 @@ class Chromium:
                 raise BrowserError(f"Chromium did not start ({self.process.poll()}): {said}")
             time.sleep(0.02)
         # Recordings of a call come back as one message.
-        return connect(
-            f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=256 << 20, compression=None, proxy=None
-        )
+        url = f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        return self._closing.enter_context(connect(url, max_size=256 << 20, compression=None, proxy=None))
 
     def _read(self) -> None:
         with contextlib.suppress(Exception):  # the end of the connection

@@ -32,6 +32,7 @@ from hypercorn.trio import serve
 from voicegate import logs, metrics
 from voicegate.config import parse_listen
 from voicegate.net import websocket
+from voicegate.net.listen import ListenError
 from voicegate.net.websocket import GOING_AWAY, INTERNAL_ERROR, ServerSocket, SocketClosed
 
 BODY_LIMIT = 256 * 1024
@@ -251,8 +252,8 @@ async def serve_http(
     is still connected soon after that is cut off, so that the end is never later than a peer's patience.
 
     `listen` is `host:port`, `[v6]:port`; port 0 takes a free one. Started with the addresses really bound, in
-    the same form. Both PEM files given: HTTPS. Raises OSError whose message names the address (or the
-    certificate).
+    the same form. Both PEM files given: HTTPS. Raises ListenError, or OSError whose message names the
+    certificate.
     """
     with _listen(listen) as listener:
         host, port = listener.getsockname()[:2]
@@ -319,7 +320,7 @@ def _listen(listen: str) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+        raise ListenError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -332,7 +333,7 @@ def _listen(listen: str) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
+        raise ListenError(error.errno, f"cannot listen on {listen}: {error.strerror}") from error
     return listener
 
 

@@ -56,7 +56,7 @@ START_SECONDS = 5.0
 """How long a starting process waits for Redis: they are often started together."""
 BACKOFF_SECONDS = (0.1, 2.0)
 TELL_SECONDS = 30.0
-"""How often an outage that goes on is put into the log."""
+"""How often an outage, or a wrong key, that goes on is put into the log."""
 MAX_TRANSCEIVERS = 4096
 """More ids than this in the set are somebody's mistake; 4096 of 200 calls are 800,000."""
 
@@ -108,6 +108,7 @@ class RedisRegistry(Registry):
         self._changed = trio.Event()
         self._writing = trio.Lock()
         self._read_at = -math.inf
+        self._told_unreadable_at = -math.inf
         self._counts: Counter[str] = Counter()
 
     async def register(self, record: TransceiverRecord) -> TransceiverRecord:
@@ -207,6 +208,7 @@ class RedisRegistry(Registry):
             self._missing.clear()  # nobody could renew while nobody could read: start counting anew
         self._read_at = now
         seen: set[int] = set()
+        forged_before = self._counts["forged"]
         heirs: dict[int, _Lease] = {}
         for id, token in tokens.items():
             lease = self._open_untrusted(token)
@@ -218,6 +220,7 @@ class RedisRegistry(Registry):
                 seen.add(id)
             else:
                 heirs[id] = lease  # of another start, and not a later one by its own account
+        self._note_unreadable(self._counts["forged"] - forged_before, now)
         absent = {*self._leases, *heirs} - seen
         for id in absent:
             since = self._missing.setdefault(id, now)
@@ -225,6 +228,15 @@ class RedisRegistry(Registry):
                 self._replace_missing(id, heirs.get(id))
         for id in self._missing.keys() - absent:
             del self._missing[id]
+
+    def _note_unreadable(self, unreadable: int, now: float) -> None:
+        self.unreadable = unreadable
+        if unreadable and now - self._told_unreadable_at > TELL_SECONDS:
+            self._told_unreadable_at = now
+            _log.warning(
+                f"{unreadable} registry records do not open with our keys.secrets;"
+                " does every role have the same?"
+            )
 
     def _replace_missing(self, id: int, heir: _Lease | None) -> None:
         """Forget who has not held its lease for long, for the sake of who does hold it, if anybody."""

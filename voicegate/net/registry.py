@@ -59,6 +59,8 @@ class Registry(abc.ABC):
 
     def __init__(self) -> None:
         self.records: Records = NO_RECORDS
+        self.unreadable = 0
+        """How many more there are that do not open with our keys."""
         self.lost = trio.Event()
 
     @abc.abstractmethod
@@ -93,9 +95,19 @@ class Registry(abc.ABC):
         """False while `records` may be out of date."""
         return True
 
+    def absence(self) -> str:
+        """Why `records` is empty, for a person."""
+        if self.unreadable:
+            return f"no transceiver is registered with our keys.secrets, {self.unreadable} with others"
+        return "no transceiver is registered"
+
     def statistics(self) -> dict[str, float]:
         """Numbers for the metrics page, by name."""
-        return {"transceivers": float(len(self.records)), "healthy": float(self.healthy())}
+        return {
+            "transceivers": float(len(self.records)),
+            "unreadable": float(self.unreadable),
+            "healthy": float(self.healthy()),
+        }
 
     def _replace(self, record: TransceiverRecord) -> None:
         self.records = MappingProxyType({**self.records, record.id: record})

@@ -67,6 +67,7 @@ function talk() {
   waterfall.clear();
   numbers.clear();
   find("server").hidden = true;
+  find("numbers-title").textContent = "The line now";
   watch(call);
   showCall();
   find("mute").focus({ preventScroll: true });
@@ -139,7 +140,7 @@ async function readLine(current, reader) {
 
 // what is shown
 
-const IDLE_TEXT = "Press Talk and speak. The agent that comes with voicegate is a parrot: it lets you finish, then says it back.";
+const IDLE_TEXT = "Press Talk and speak. Where no agent is configured a parrot answers: it lets you finish, then says it back.";
 const PHASES = {
   microphone: "Allow the microphone if the browser asks.",
   offer: "Preparing the offer.",
@@ -167,6 +168,7 @@ function showOver({ lasted, problem, ...ending }) {
   audio.suspend();
   showHint("");
   showWaterfall();
+  if (line) find("numbers-title").textContent = "The line at the end";
   find("remote-audio").srcObject = null;
   setState(problem ? "error" : "ended", problem?.kind);
   const waiting = problem?.kind === "busy" && ++busyCount <= RETRIES;

@@ -10,6 +10,11 @@ export class EventLog {
   constructor(list, onfirst) {
     this.#list = list;
     this.#onfirst = onfirst;
+    window.addEventListener("resize", () => {
+      const following = this.#following;
+      this.#fit();
+      if (following) this.#list.scrollTop = this.#list.scrollHeight;
+    });
   }
 
   /** @param {"page"|"you"|"browser"|"server"|"error"} who */
@@ -29,13 +34,31 @@ export class EventLog {
     words.className = "text";
     words.textContent = text;
     item.append(time, source, words);
-    const following = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 24;
+    const following = this.#following;
     this.#list.append(item);
     if (this.events.length > KEPT) {
       this.events.shift();
       this.#list.firstElementChild.remove();
     }
+    this.#fit();
     if (following) this.#list.scrollTop = this.#list.scrollHeight;
+  }
+
+  get #following() {
+    return this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 24;
+  }
+
+  /** As high as the last rows that fit whole, so that none is cut in half. */
+  #fit() {
+    this.#list.style.maxHeight = "";
+    const room = parseFloat(getComputedStyle(this.#list).maxHeight);
+    let height = 0;
+    for (let row = this.#list.lastElementChild; row; row = row.previousElementSibling) {
+      const taller = height + row.getBoundingClientRect().height;
+      if (taller > room) break;
+      height = taller;
+    }
+    if (height) this.#list.style.maxHeight = `${height}px`;
   }
 
   /** The whole log as text, to paste into a report. */

@@ -14,11 +14,11 @@ export function explainEnd({ reason, detail, lasted, wasConnected }) {
   if (reason === "you") {
     return wasConnected ? { title: "Call ended", text: [`You hung up${after}.`] } : { title: "Cancelled", text: ["No call was made."] };
   }
-  const known = ENDINGS.find(({ names }) => names.includes(reason));
+  const known = (reason === "agent_lost" && AGENT_ENDINGS[detail]) || ENDINGS.find(({ names }) => names.includes(reason));
   const words = known ? `${known.text} The call ended${after}.` : `The call ended${after}. The server’s reason: ${String(reason).replaceAll("_", " ")}.`;
   return {
     title: known?.title ?? "The server ended the call",
-    text: [words, ...(detail ? [`It says: ${sentence(detail)}`] : [])],
+    text: [words, ...(detail && !isCode(detail) ? [`It says: ${sentence(detail)}`] : [])],
   };
 }
 
@@ -67,8 +67,8 @@ const PROBLEMS = {
     title: "The microphone does not start",
     text: [`Another program may hold it, or it has failed. Close what uses it and talk again. The browser says: ${message}`],
   }),
-  busy: ({ message, waiting }) => ({
-    title: "The server is busy",
+  busy: ({ message, waiting, code }) => ({
+    title: code === "no_transceiver" ? "The server takes no calls" : "The server is busy",
     text: [
       message ? sentence(message) : "It carries as many calls as it may right now.",
       waiting ? "The page tries again by itself." : "It stayed busy through several tries; come back a little later.",
@@ -142,6 +142,14 @@ const ENDINGS = [
   { names: ["gone"], title: "The server no longer knows the call", text: "It may have been restarted." },
 ];
 
+const AGENT_ENDINGS = {
+  agent_unreachable: { title: "The agent cannot be reached", text: "Nothing takes connections at agent.url (VOICEGATE_AGENT_URL); start the agent or correct the address." },
+  agent_refused: { title: "The agent refuses the connection", text: "It does not accept the server’s request; check agent.url, agent.model and agent.api_key." },
+  agent_timeout: { title: "The agent does not begin", text: "It took the connection, but no session began; check that agent.url is a Realtime WebSocket, and the agent’s own log." },
+  agent_stalled: { title: "The agent has stopped", text: "It takes nothing of what is sent to it; the agent’s own log may say why." },
+  agent_closed: { title: "The agent has hung up", text: "It closed its connection; the agent’s own log may say why." },
+};
+
 const ADVERTISE = "VOICEGATE_RELAY_LISTEN=ADDRESS:3478\nVOICEGATE_SIGNALING_ADVERTISE=ADDRESS:3478";
 
 function loopbackText(facts) {
@@ -150,6 +158,11 @@ function loopbackText(facts) {
 
 function places({ candidates }) {
   return candidates?.length ? candidates.join(" or ") : "the advertised address";
+}
+
+/** A word for programs, such as agent_flood: the server's log has it, a person is not helped by it. */
+function isCode(text) {
+  return /^[a-z0-9_]+$/.test(text);
 }
 
 function sentence(text) {

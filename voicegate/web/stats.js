@@ -52,10 +52,10 @@ export class LineReader {
 
 const ROWS = [
   ["roundTrip", "Round trip", "large", (line) => ms(line.roundTrip)],
-  ["lossIn", "Loss", "large", (line) => percent(line.lossIn, line.packetsIn)],
-  ["jitterIn", "Jitter", "large", (line) => ms(line.jitterIn)],
-  ["lossOut", "Your loss", "", (line) => percent(line.lossOut, line.packetsOut)],
-  ["jitterOut", "Your jitter", "", (line) => ms(line.jitterOut)],
+  ["lossIn", "Loss from the agent", "large", (line) => percent(line.lossIn, line.packetsIn)],
+  ["jitterIn", "Jitter from the agent", "large", (line) => ms(line.jitterIn)],
+  ["lossOut", "Loss from you", "", (line) => percent(line.lossOut, line.packetsOut)],
+  ["jitterOut", "Jitter from you", "", (line) => ms(line.jitterOut)],
   ["wait", "Held before playing", "", (line) => ms(line.wait)],
   ["packets", "Packets in / out", "", (line) => [`${line.packetsIn} / ${line.packetsOut}`, ""]],
   ["codec", "Codec", "", (line) => [line.codec, ""]],

@@ -7,8 +7,8 @@ const ROWS = [
   ["answer", "Answer", "Answer received"],
   ["ice", "ICE", "ICE connected"],
   ["dtls", "DTLS", "DTLS connected"],
-  ["first_packet", "First packet", "First audio packet received"],
-  ["first_audio", "First audio", "First audio heard"],
+  ["first_packet", "First packet from the agent", "First audio packet received; the agent speaks after you"],
+  ["first_audio", "First sound from the agent", "First audio heard; the agent speaks after you"],
 ];
 const STRETCH = 3; // how far the axis may grow beyond the set-up for a slow first packet or first word
 const TICK_PX = 44; // the widest label, with air

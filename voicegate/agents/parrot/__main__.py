@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-turn-detection", action="store_true", help="be a server that cannot tell when a turn ends"
     )
+    parser.add_argument("--log-format", choices=["auto", "json", "console"], default="auto")
     options = parser.parse_args(arguments)
-    logs.configure(LogConfig())
+    logs.configure(LogConfig(format=options.log_format))
     serve = partial(
         serve_parrot,
         options.listen,

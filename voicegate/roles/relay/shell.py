@@ -14,7 +14,9 @@ from voicegate import metrics
 from voicegate.config import Config, ConfigError
 from voicegate.logs import get_logger
 from voicegate.net.http import InternalApp, serve_http
+from voicegate.net.listen import listen_problem
 from voicegate.net.names import socket_name
+from voicegate.net.registry import Registry
 from voicegate.net.udp import Arena, Batching, UdpSocket, open_udp, uses_mmsg
 from voicegate.proto.address import join_host_port, pack_address, parse_ip, split_host_port
 from voicegate.proto.link import HOUR
@@ -26,6 +28,15 @@ from voicegate.roles.relay.routes import RouteTable
 SWITCH_SECONDS = 0.0005
 """How long another thread may keep the interpreter from the data plane. Python's 5 ms would be a quarter
 of an audio frame, in the process where the transceiver computes beside it."""
+
+TELL_SECONDS = 1.0
+"""How often refused transceivers are looked for: soon enough for who has just started one."""
+_REMEDIES = {
+    "transceiver_network": "relay.allowed_networks does not hold its link address: add its network there",
+    "transceiver_address": "its link address cannot be reached from relay.link_listen:"
+    " both must be IPv4 or both IPv6",
+    "transceiver_cluster": "it is of another registry.cluster",
+}
 
 _log = get_logger(__name__)
 
@@ -60,9 +71,10 @@ async def run(
         failure: ConfigError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_plane, plane, cpu)
+            nursery.start_soon(_tell_refused, core.routes, context.registry)
             try:
                 if config.relay.ops_listen:
-                    await _serve_ops(nursery, core, config.relay.ops_listen)
+                    await _serve_ops(nursery, core, context.registry, config.relay.ops_listen)
                 bound = [join_host_port(*sock.address()) for sock in public]
                 _log.info(
                     "relay is up",
@@ -74,6 +86,7 @@ async def run(
                 await trio.sleep_forever()
             except ConfigError as error:
                 failure = error  # told on its own, not in the nursery's group
+                nursery.cancel_scope.cancel()
             finally:
                 plane.stop()
                 _log.info("relay is going down", **plane.statistics())
@@ -86,10 +99,27 @@ async def _run_plane(plane: DataPlane, cpu: int | None) -> None:
     await trio.to_thread.run_sync(plane.run, cpu, limiter=trio.CapacityLimiter(1))
 
 
-async def _serve_ops(nursery: trio.Nursery, core: RelayCore, listen: str) -> None:
+async def _tell_refused(routes: RouteTable, registry: Registry) -> None:
+    """Say once of each transceiver that no call will get to it by this relay, and what to change."""
+    told: dict[int, str] = {}
+    while True:
+        records = registry.records
+        told = {id: link for id, link in told.items() if id in records}
+        # A copy of a dict is one step of the interpreter: the data plane cannot change it under way.
+        for id, reason in dict(routes.refused).items():
+            if id in records and told.get(id) != records[id].link:
+                told[id] = records[id].link
+                remedy = _REMEDIES.get(reason, reason)
+                _log.warning("a transceiver is not used", transceiver=id, link=told[id], remedy=remedy)
+        await trio.sleep(TELL_SECONDS)
+
+
+async def _serve_ops(nursery: trio.Nursery, core: RelayCore, registry: Registry, listen: str) -> None:
     try:
-        await nursery.start(serve_http, InternalApp(ready=lambda: _ready(core)), listen)
-    except (OSError, ValueError) as error:
+        await nursery.start(serve_http, InternalApp(ready=lambda: _ready(core, registry)), listen)
+    except OSError as error:
+        raise ConfigError(listen_problem("relay", "ops_listen", listen, error)) from error
+    except ValueError as error:
         raise ConfigError(f"[relay] ops_listen: {error}; choose another address or leave it empty") from error
 
 
@@ -134,10 +164,7 @@ def _listen(key: str, listen: str, batching: Batching, arena: Arena) -> UdpSocke
     try:
         return open_udp(str(ip), port, batching=batching, arena=arena)
     except OSError as error:
-        raise ConfigError(
-            f"[relay] {key}: cannot listen on {listen}/udp: {error.strerror}; stop what uses that port, or "
-            f"choose another address (VOICEGATE_RELAY_{key.upper()})"
-        ) from error
+        raise ConfigError(listen_problem("relay", key, f"{listen}/udp", error)) from error
 
 
 def _cpu(setting: int) -> int | None:
@@ -152,8 +179,14 @@ def _cpu(setting: int) -> int | None:
     return setting
 
 
-def _ready(core: RelayCore) -> str | None:
-    return None if core.routes.listed() else "no transceiver is registered"
+def _ready(core: RelayCore, registry: Registry) -> str | None:
+    if core.routes.listed():
+        return None
+    if not registry.records:
+        return registry.absence()
+    refused = dict(core.routes.refused)
+    reasons = "; ".join(sorted({_REMEDIES.get(reason, reason) for reason in refused.values()}))
+    return f"{len(refused)} registered transceivers are not used: {reasons}" if refused else "starting"
 
 
 def _report_failure(error: Exception) -> None:

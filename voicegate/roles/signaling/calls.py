@@ -62,10 +62,13 @@ class Signaling:
     def not_ready(self) -> str | None:
         """Why no call could be set up now. An old registry is no reason: calls are placed by what it last
         said."""
-        records = self._context.registry.records.values()
-        if any(record.cluster == self._cluster and not record.draining for record in records):
-            return None
-        return "no transceiver takes calls"
+        registry = self._context.registry
+        records = [record for record in registry.records.values() if record.cluster == self._cluster]
+        if not records:
+            return registry.absence()
+        if all(record.draining for record in records):
+            return "every transceiver is draining"
+        return None
 
     async def create_call(self) -> Response:
         caller: Caller = g.caller
@@ -138,8 +141,12 @@ class Signaling:
         self._limits.begin(key, trio.current_time())
 
     async def _place_call(self, wanted: CallRequest) -> Allocated | Response:
+        if self.not_ready():
+            self._results["no_transceiver"] += 1
+            return busy_answer("No transceiver takes calls; signaling's /readyz says why.", "no_transceiver")
         registry = self._context.registry
         draw = self._random.getrandbits
+        unreachable = True
         for record in core.place(registry.records.values(), self._cluster, draw(32), draw(32)):
             try:
                 outcome = await self._control.allocate(record.control, wanted)
@@ -147,6 +154,7 @@ class Signaling:
                 self._results["unreachable"] += 1
                 _log.warning("a transceiver does not answer", transceiver=record.id, error=str(error))
                 continue
+            unreachable = False
             if isinstance(outcome, Allocated):
                 registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
                 self._results["created"] += 1
@@ -157,8 +165,10 @@ class Signaling:
                 return _passed_on(outcome)
             # Full sooner than the registry said; remember it until it says otherwise.
             registry.observe_load_nowait(record.id, record.capacity, record.capacity)
+        if unreachable:
+            return busy_answer("No transceiver answers; the server's log has more.", "no_transceiver")
         self._results["no_room"] += 1
-        return busy_answer("There is no room for another call at this moment; try again.")
+        return busy_answer("Every transceiver is full at this moment; try again.")
 
     async def _forget_ended(self, key: Key) -> None:
         """Calls end without a word to signaling, so a key at its limit has its calls asked after."""
@@ -285,8 +295,8 @@ def denied_answer(denied: Denied) -> Response:
     return response
 
 
-def busy_answer(message: str) -> Response:
-    response = error_answer(503, "overloaded", message)
+def busy_answer(message: str, code: str = "overloaded") -> Response:
+    response = error_answer(503, code, message)
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 

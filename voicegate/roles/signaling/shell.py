@@ -8,8 +8,9 @@ import trio
 
 from voicegate import logs, metrics
 from voicegate.agents.realtime import check_settings
-from voicegate.config import Config
+from voicegate.config import Config, ConfigError
 from voicegate.net.http import serve_http
+from voicegate.net.listen import ListenError, listen_problem
 from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling.app import Door, make_app
 from voicegate.roles.signaling.calls import Signaling
@@ -23,7 +24,7 @@ _log = logs.get_logger(__name__)
 async def run(
     config: Config, context: RoleContext, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve until cancelled; started with the URL to open. OSError when the address is not free, ConfigError
+    """Serve until cancelled; started with the URL to open. ConfigError when the address is not free or
     for an agent that cannot be dialled."""
     settings = config.signaling
     check_settings(config.agent)
@@ -49,7 +50,11 @@ async def run(
                 certificate=settings.certificate,
                 private_key=settings.private_key,
             )
-            bound = (await nursery.start(serve))[0]
+            try:
+                bound = (await nursery.start(serve))[0]
+            except ListenError as error:
+                problem = listen_problem("signaling", "listen", settings.listen, error)
+                raise ConfigError(problem) from error
             url = f"{'https' if settings.certificate else 'http'}://{bound}/"
             _log.info("signaling is up", url=url, advertise=settings.advertise)
             task_status.started(url)

@@ -27,9 +27,10 @@ from voicegate.agents.realtime import (
     check_settings,
     configured_session,
 )
-from voicegate.config import Config
+from voicegate.config import Config, ConfigError
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
+from voicegate.net.listen import ListenError, listen_problem
 from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
 from voicegate.proto import realtime
@@ -70,8 +71,8 @@ async def run(
 ) -> None:
     """Run one transceiver until cancelled; started when it is registered and can be given calls.
 
-    Raises OSError when an address cannot be bound, RegistryError when no lease can be had, ConfigError for an
-    agent that cannot be dialled.
+    Raises RegistryError when no lease can be had, ConfigError when an address cannot be bound or for an agent
+    that cannot be dialled.
     """
     check_settings(config.agent)
     settings = config.transceiver
@@ -101,13 +102,16 @@ async def run(
 
     async def serve() -> None:
         nonlocal worker
-        host, port = split_host_port(settings.link_listen)
         with (
-            closing(udp.open_udp(host, port, batching=config.net.batching)) as socket,
+            closing(_open_link(config)) as socket,
             trio.CancelScope() as scope,
         ):
             async with trio.open_nursery() as nursery:
-                control = await nursery.start(serve_http, app, settings.control_listen)
+                try:
+                    control = await nursery.start(serve_http, app, settings.control_listen)
+                except ListenError as error:
+                    problem = listen_problem("transceiver", "control_listen", settings.control_listen, error)
+                    raise ConfigError(problem) from error
                 record = await context.registry.register(
                     TransceiverRecord(
                         id=settings.id,
@@ -136,6 +140,15 @@ async def run(
             await trio.sleep_forever()
         finally:
             stop.set()
+
+
+def _open_link(config: Config) -> udp.UdpSocket:
+    listen = config.transceiver.link_listen
+    host, port = split_host_port(listen)
+    try:
+        return udp.open_udp(host, port, batching=config.net.batching)
+    except OSError as error:
+        raise ConfigError(listen_problem("transceiver", "link_listen", f"{listen}/udp", error)) from error
 
 
 class _Session(NamedTuple):
@@ -328,7 +341,8 @@ class Worker:
                     self._setup_seconds.observe(seconds)
                     log.info("call connected", milliseconds=round(seconds * 1000, 1))
             case Ended(reason, detail):
-                log.info("call ended", reason=reason.value, detail=detail, calls=len(self._core))
+                facts = {"detail": detail} if detail else {}
+                log.info("call ended", reason=reason.value, **facts, calls=len(self._core))
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
