@@ -153,7 +153,7 @@ class TestBargeIn:
     @pytest.mark.parametrize("spoken", [0.5, 1.0, 2.3])
     def test_the_agent_is_told_what_was_heard(self, spoken: float) -> None:
         rig = Rig()
-        client, call_id = talking(rig)
+        _client, call_id = talking(rig)
         begun = rig.now
         rig.agent_begins(call_id)
         rig.agent_says(call_id, tone(5.0))
@@ -196,7 +196,7 @@ class TestBargeIn:
 class TestPushToTalk:
     def test_a_commit_stays_behind_the_audio_before_it(self) -> None:
         rig = Rig()
-        client, call_id = talking(rig, frames=frames(10.0), loop=True)
+        client, _call_id = talking(rig, frames=frames(10.0), loop=True)
         rig.jitter = 0.03  # some of it waits in the receive buffer
         rig.run(1.0)
         sent = len(client.sent)
@@ -210,7 +210,7 @@ class TestPushToTalk:
 
     def test_a_clear_drops_what_is_held(self) -> None:
         rig = Rig()
-        client, call_id = talking(rig, frames=frames(10.0), loop=True)
+        client, _call_id = talking(rig, frames=frames(10.0), loop=True)
         rig.run(0.5)
         rig.to_core = lambda data: data[0] < 128 or data[0] > 191 or rig.random.random() > 0.2
         rig.run(0.5)  # gaps: the buffer holds what is behind them
@@ -240,7 +240,7 @@ class TestEnd:
 
     def test_a_client_that_does_not_answer_holds_the_end_up_no_longer(self) -> None:
         rig = Rig()
-        client, call_id = talking(rig)
+        _client, call_id = talking(rig)
         rig.to_core = lambda data: False
         rig.core.close(call_id, rig.now, EndReason.HANGUP)
         rig.run(CLOSE_SECONDS + 0.001)
@@ -428,7 +428,7 @@ class TestLossyPath:
 
     def test_a_client_that_takes_nothing_costs_bounded_memory(self) -> None:
         rig = Rig()
-        client, call_id = talking(rig)
+        _client, call_id = talking(rig)
         rig.to_client = lambda data: data[0] < 20 or data[0] > 63  # no DTLS: no SACK, no event
         place = {"response_id": "r", "item_id": "i", "output_index": 0, "content_index": 0}
         for _ in range(400):
