@@ -421,20 +421,21 @@ class LightCall:
         while (event := self.dtls.poll_event()) is not None:
             match event:
                 case DtlsConnected():
-                    self.srtp = SrtpSession(event.profile, event.key_material, event.active)
-                    if self.wanted is not None:
-                        # RFC 8832 section 6: the DTLS client's streams are even, the server's odd.
-                        self.channel = LightChannel(
-                            self.wanted, self.random, dtls_client=event.active, now=now
-                        )
-                        self._drain_channel()
-                    self._mark("connected", now)
-                    self._inject("connected")
-                    self._next_frame = now
+                    self._connected(event, now)
                 case DtlsData():
                     self._receive_sctp(event.data, now)
                 case DtlsClosed():
                     self._end(f"far: {event.reason}", now)
+
+    def _connected(self, event: DtlsConnected, now: float) -> None:
+        self.srtp = SrtpSession(event.profile, event.key_material, event.active)
+        if self.wanted is not None:
+            # RFC 8832 section 6: the DTLS client's streams are even, the server's odd.
+            self.channel = LightChannel(self.wanted, self.random, dtls_client=event.active, now=now)
+            self._drain_channel()
+        self._mark("connected", now)
+        self._inject("connected")
+        self._next_frame = now
 
     def _send_frame(self, now: float) -> None:
         self._next_frame += FRAME_SECONDS
@@ -716,12 +717,12 @@ def parse_answer(text: str) -> Answer:
     values: dict[str, list[str]] = {}
     media = ""
     for line in text.splitlines():
-        if line.startswith("m=audio "):
+        if line.startswith("m=audio ") or (line.startswith("m=application ") and not media):
             media = line
         elif line.startswith("a="):
             name, _, value = line[2:].partition(":")
             values.setdefault(name, []).append(value)
-    assert media and media.split()[1] != "0", f"no audio in the answer:\n{text}"
+    assert media and media.split()[1] != "0", f"nothing accepted in the answer:\n{text}"
     fingerprints = []
     for value in values["fingerprint"]:
         algorithm, digest = value.split()
@@ -733,7 +734,7 @@ def parse_answer(text: str) -> Answer:
         fingerprints=tuple(fingerprints),
         setup=values["setup"][0],
         candidates=candidates,
-        payload_type=int(media.split()[3]),
+        payload_type=int(media.split()[3]) if media.startswith("m=audio") else 0,
     )
 
 
