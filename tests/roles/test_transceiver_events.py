@@ -392,6 +392,19 @@ class TestBadMessages:
         assert codes and set(codes) == {"event_too_long"}
         assert channel.of("response.done")[0]["response"]["output"] == []
 
+    def test_a_session_that_is_too_long_is_told_in_short(self) -> None:
+        """Clients wait for `session.updated`: one that they could not take must not be missing."""
+        rig = Rig()
+        client, call_id = talking(rig, channel=Wanted(max_message_size=2_000))
+        session = {"type": "realtime", "model": "m", "instructions": "x" * 3_000}
+        rig.send_event(client, "session.update", session=session)
+        rig.run(0.2)
+        assert rig.asked("session.update")[-1]["session"]["instructions"] == "x" * 3_000
+        rig.agent(call_id, "session.updated", session=session)
+        rig.run(0.2)
+        (updated,) = channel_of(client).of("session.updated")
+        assert updated["session"] == {"type": "realtime", "model": "m"}
+
 
 class TestLossyPath:
     @pytest.mark.parametrize("seed", range(3))
