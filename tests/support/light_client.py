@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import http.client
+import json
 import os
 import random
 import selectors
@@ -30,9 +31,11 @@ import av
 import numpy as np
 
 from tests.support import speech
+from tests.support.light_channel import LightChannel, Wanted
+from tests.support.models import Event, client_event
 from voicegate.proto import rtcp, rtp, stun
 from voicegate.proto.address import pack_address
-from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsEndpoint
+from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.srtp import SrtpSession
 
@@ -84,8 +87,11 @@ class LightCall:
         setup: str = "actpass",
         nominate_after: float = 0.0,
         inject: Callable[[str], Sequence[bytes]] | None = None,
+        channel: Wanted | None = None,
     ) -> None:
         """`frames` are 20-ms Opus packets said once (or for ever with `loop`), silence follows.
+
+        `channel`: offer data channels and open this one; it is in `self.channel` from "connected" on.
 
         `fingerprint` replaces the true one; `nominate_after` holds USE-CANDIDATE back that many seconds;
         `inject(stage)` gives datagrams to send from this client's socket at "answer" (before the first
@@ -101,6 +107,8 @@ class LightCall:
         self.candidate_in_offer = candidate_in_offer
         self.nominate_after = nominate_after
         self.inject = inject or (lambda _stage: ())
+        self.wanted = channel
+        self.channel: LightChannel | None = None
         self.ufrag = _token(source, 4)
         self.password = _token(source, 24)
         self.ssrc = source.getrandbits(32)
@@ -140,7 +148,7 @@ class LightCall:
             f"o=- {self.random.getrandbits(62)} 2 IN IP4 127.0.0.1",
             "s=-",
             "t=0 0",
-            "a=group:BUNDLE 0",
+            "a=group:BUNDLE 0" + (" 1" if self.wanted else ""),
             "a=extmap-allow-mixed",
             "a=msid-semantic: WMS stream",
             "m=audio 9 UDP/TLS/RTP/SAVPF 111 0 8",
@@ -169,6 +177,19 @@ class LightCall:
         if self.candidate_in_offer:
             host, port = self.local
             lines += [f"a=candidate:1 1 udp 2130706431 {host} {port} typ host", "a=end-of-candidates"]
+        if self.wanted is not None:
+            lines += [
+                "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+                "c=IN IP4 0.0.0.0",
+                f"a=ice-ufrag:{self.ufrag}",
+                f"a=ice-pwd:{self.password}",
+                "a=ice-options:trickle",
+                f"a=fingerprint:sha-256 {self.fingerprint}",
+                f"a=setup:{self.setup}",
+                "a=mid:1",
+                "a=sctp-port:5000",
+                f"a=max-message-size:{self.wanted.max_message_size}",
+            ]
         return "\r\n".join(lines) + "\r\n"
 
     def accept_answer(self, text: str, now: float) -> None:
@@ -209,6 +230,9 @@ class LightCall:
                 self._count("dtls_timeouts")
                 self.dtls.handle_timeout(now)
                 self._drain_dtls(now)
+        if self.channel is not None:
+            self.channel.handle_timeout(now)
+            self._drain_channel()
         while now >= self._next_frame:
             self._send_frame(now)
 
@@ -218,8 +242,11 @@ class LightCall:
     def next_deadline(self) -> float:
         if self.closed or self.answer is None:
             return float("inf")
-        dtls = self.dtls.next_deadline() if self.dtls is not None else None
-        return min(self._next_check, self._next_frame, float("inf") if dtls is None else dtls)
+        deadline = min(self._next_check, self._next_frame)
+        for part in (self.dtls, self.channel):
+            due = part.next_deadline() if part is not None else None
+            deadline = deadline if due is None else min(deadline, due)
+        return deadline
 
     def close(self, now: float) -> None:
         """Close DTLS from this side."""
@@ -228,6 +255,23 @@ class LightCall:
             self._drain_dtls(now)
         self._end("here", now)
 
+    def send_event(self, event: Event | str | bytes, now: float) -> None:
+        """Send an event (held against the official models) or any other message as it is."""
+        assert self.channel is not None, "no data channel"
+        if isinstance(event, dict):
+            event = json.dumps(event)
+            if self.wanted is not None and self.wanted.validate:
+                client_event(event)
+        self.channel.send(event, now)
+        self._drain_channel()
+
+    def send_sctp(self, *packets: bytes) -> None:
+        """Send SCTP packets as they are, inside DTLS."""
+        assert self.dtls is not None
+        for packet in packets:
+            self.dtls.send(packet)
+        self._drain_dtls_transmits()
+
     # -------------------------------------------------------------- for a test
 
     def say(self, frames: Sequence[bytes]) -> None:
@@ -235,7 +279,8 @@ class LightCall:
         self.frames = [OPUS_SILENCE] * (self._said + 2) + list(frames)
 
     def wait_for(self, stage: str, timeout: float) -> float:
-        """Wait for one of "ice", "connected", "heard", "closed"; return when it was (monotonic seconds)."""
+        """Wait for one of "ice", "connected", "channel", "heard", "closed", or the first event of a type;
+        return when it was (monotonic seconds)."""
         with self._changed:
             if not self._changed.wait_for(lambda: stage in self.times, timeout):
                 raise AssertionError(
@@ -335,23 +380,62 @@ class LightCall:
             self._next_check = now + CHECK_INTERVALS[min(self._check_count, len(CHECK_INTERVALS) - 1)]
             self._check_count += 1
 
-    def _drain_dtls(self, now: float) -> None:
+    def _drain_channel(self) -> None:
+        assert self.channel is not None and self.dtls is not None
+        while (packet := self.channel.poll_transmit()) is not None:
+            self.dtls.send(packet)
+        self._drain_dtls_transmits()
+
+    def _drain_dtls_transmits(self) -> None:
         assert self.dtls is not None and self.remote is not None
         while (data := self.dtls.poll_transmit()) is not None:
-            if "hello" not in self.times:
-                self._mark("hello", now)
-                self._inject("hello")
             self._count("dtls_sent")
             self._out.append((data, self.remote))
+
+    def _receive_sctp(self, packet: bytes, now: float) -> None:
+        if self.channel is None:
+            self._count("sctp_not_offered")
+            return
+        seen = len(self.channel.events)
+        try:
+            self.channel.receive(packet, now)
+        except BadPacket as bad:
+            self._count(bad.reason)
+        if self.channel.opened:
+            self._mark("channel", now)
+        for event in self.channel.events[seen:]:
+            self._mark(event["type"], now)
+        if self.channel.closed:
+            self._mark("channel closed", now)
+        self._drain_channel()
+
+    def _drain_dtls(self, now: float) -> None:
+        assert self.dtls is not None
+        if "hello" not in self.times and (first := self.dtls.poll_transmit()) is not None:
+            self._mark("hello", now)
+            self._inject("hello")
+            assert self.remote is not None
+            self._count("dtls_sent")
+            self._out.append((first, self.remote))
+        self._drain_dtls_transmits()
         while (event := self.dtls.poll_event()) is not None:
             match event:
                 case DtlsConnected():
-                    self.srtp = SrtpSession(event.profile, event.key_material, event.active)
-                    self._mark("connected", now)
-                    self._inject("connected")
-                    self._next_frame = now
+                    self._connected(event, now)
+                case DtlsData():
+                    self._receive_sctp(event.data, now)
                 case DtlsClosed():
                     self._end(f"far: {event.reason}", now)
+
+    def _connected(self, event: DtlsConnected, now: float) -> None:
+        self.srtp = SrtpSession(event.profile, event.key_material, event.active)
+        if self.wanted is not None:
+            # RFC 8832 section 6: the DTLS client's streams are even, the server's odd.
+            self.channel = LightChannel(self.wanted, self.random, dtls_client=event.active, now=now)
+            self._drain_channel()
+        self._mark("connected", now)
+        self._inject("connected")
+        self._next_frame = now
 
     def _send_frame(self, now: float) -> None:
         self._next_frame += FRAME_SECONDS
@@ -509,6 +593,29 @@ class Fleet:
 
         self._do(send)
 
+    def send_event(self, call: LightCall, *events: Event | str | bytes) -> float:
+        """Send over the call's data channel; when that was (monotonic seconds)."""
+        at = 0.0
+
+        def send() -> None:
+            nonlocal at
+            at = time.monotonic()
+            for event in events:
+                call.send_event(event, at)
+            self._flush(call)
+
+        self._do(send)
+        return at
+
+    def send_sctp(self, call: LightCall, *packets: bytes) -> None:
+        """Send SCTP packets as they are, inside the call's DTLS."""
+
+        def send() -> None:
+            call.send_sctp(*packets)
+            self._flush(call)
+
+        self._do(send)
+
     def close(self, call: LightCall) -> None:
         """Close DTLS and the socket."""
 
@@ -610,12 +717,12 @@ def parse_answer(text: str) -> Answer:
     values: dict[str, list[str]] = {}
     media = ""
     for line in text.splitlines():
-        if line.startswith("m=audio "):
+        if line.startswith("m=audio ") or (line.startswith("m=application ") and not media):
             media = line
         elif line.startswith("a="):
             name, _, value = line[2:].partition(":")
             values.setdefault(name, []).append(value)
-    assert media and media.split()[1] != "0", f"no audio in the answer:\n{text}"
+    assert media and media.split()[1] != "0", f"nothing accepted in the answer:\n{text}"
     fingerprints = []
     for value in values["fingerprint"]:
         algorithm, digest = value.split()
@@ -627,7 +734,7 @@ def parse_answer(text: str) -> Answer:
         fingerprints=tuple(fingerprints),
         setup=values["setup"][0],
         candidates=candidates,
-        payload_type=int(media.split()[3]),
+        payload_type=int(media.split()[3]) if media.startswith("m=audio") else 0,
     )
 
 

@@ -6,12 +6,16 @@ Nothing sleeps and nothing is random but what the seed says.
 
 from __future__ import annotations
 
+import base64
 import heapq
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tests.support.light_client import LightCall
-from voicegate.proto import link
+from tests.support.models import Event, client_event, server_event
+from voicegate.proto import link, realtime
 from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.keys import ClusterKeys
@@ -52,11 +56,15 @@ class Rig:
         )
         self.clients: dict[ClientAddress, LightCall] = {}
         self.audio: dict[str, bytearray] = {}
-        self.to_agent: list[bytes] = []
-        self.to_sidebands: list[bytes] = []
+        self.upstream: list[Event] = []
+        """What agents got, in order: events, with {"type": "audio", "samples": n} between them."""
+        self.to_sidebands: list[Event] = []
         self.events: list[tuple[str, CallEvent]] = []
         self.to_client: Callable[[bytes], bool] = lambda data: True
         """Whether a datagram passes; a test puts loss here."""
+        self.to_core: Callable[[bytes], bool] = lambda data: True
+        self.jitter = 0.0
+        """Added to the way of each datagram, 0 to this, so that they overtake each other."""
         self._in_flight: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
         self._header = link.link_header(
@@ -64,13 +72,19 @@ class Rig:
         )
 
     def call(
-        self, port: int = 5000, *, edit: Callable[[str], str] = lambda offer: offer, **options: object
+        self,
+        port: int = 5000,
+        *,
+        edit: Callable[[str], str] = lambda offer: offer,
+        wishes: Mapping[str, Any] | None = None,
+        **options: object,
     ) -> tuple[LightCall, str]:
-        """A client at 192.0.2.1:`port` that has posted its (edited) offer and holds the answer."""
+        """A client at 192.0.2.1:`port` that has posted its (edited) offer and holds the answer; `wishes` are
+        further fields of `Wishes`."""
         client = LightCall(CLIENT_CERTIFICATE, self.random, local=("192.0.2.1", port), **options)  # type: ignore[arg-type]
-        wishes = Wishes(edit(client.offer()), ("127.0.0.1:3478",))
+        wanted = Wishes(edit(client.offer()), ("127.0.0.1:3478",), **(wishes or {}))
         entropy = self.random.randbytes(ENTROPY_LENGTH)
-        call_id, answer = self.core.allocate(wishes, now=self.now, entropy=entropy)
+        call_id, answer = self.core.allocate(wanted, now=self.now, entropy=entropy)
         self.clients[pack_address(*client.local)] = client
         client.accept_answer(answer, self.now)
         self._drain()
@@ -97,6 +111,52 @@ class Rig:
         call.play(pcm, self.now)
         self.changed(call_id)
 
+    def agent(self, call_id: str, kind: str, **fields: Any) -> None:
+        """One event of a call's scripted agent, now."""
+        text = json.dumps({"type": kind, "event_id": f"up_{len(self.upstream)}", **fields})
+        self.core.receive_agent_event(call_id, realtime.decode_server_event_untrusted(text), self.now)
+        self._drain()
+
+    def agent_ready(self, call_id: str, *, configured: bool = True) -> None:
+        """The agent has greeted and taken the settings it was dialled with."""
+        self.agent(call_id, "session.created", session={"type": "realtime"})
+        self.core.agent_ready(call_id, configured, self.now)
+        self._drain()
+
+    def agent_begins(self, call_id: str, response_id: str = "r1", item_id: str = "i1") -> None:
+        response = {"id": response_id, "object": "realtime.response", "status": "in_progress", "output": []}
+        self.agent(call_id, "response.created", response=response)
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+        self.agent(call_id, "response.content_part.added", part={"type": "audio", "transcript": ""}, **place)
+
+    def agent_says(self, call_id: str, pcm: bytes, response_id: str = "r1", item_id: str = "i1") -> None:
+        """A delta of the agent's voice, 24 kHz s16le."""
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+        delta = base64.b64encode(pcm).decode()
+        self.agent(call_id, "response.output_audio.delta", delta=delta, **place)
+
+    def agent_ends(self, call_id: str, response_id: str = "r1", item_id: str = "i1") -> None:
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+        self.agent(call_id, "response.output_audio.done", **place)
+        response = {"id": response_id, "object": "realtime.response", "status": "completed", "output": []}
+        self.agent(call_id, "response.done", response=response)
+
+    def send_event(self, client: LightCall, kind: str, **fields: Any) -> None:
+        """One event of a client, now."""
+        client.send_event({"type": kind, **fields}, self.now)
+        self._drain()
+
+    def sideband(self, call_id: str, kind: str, **fields: Any) -> None:
+        """One event of a sideband, now."""
+        text = json.dumps({"type": kind, **fields})
+        client_event(text)
+        self.core.receive_sideband_event(call_id, text, self.now)
+        self._drain()
+
+    def asked(self, kind: str) -> list[Event]:
+        """The events of this type that agents got."""
+        return [event for event in self.upstream if event["type"] == kind]
+
     def changed(self, call_id: str) -> None:
         """Take what a call that was mutated from outside produced."""
         self.core._drain(self.core._calls[call_id], self.now)
@@ -120,7 +180,8 @@ class Rig:
     def _drain(self) -> None:
         for source, client in self.clients.items():
             while (out := client.poll_transmit()) is not None:
-                self._later(self._forward_to_core(source, out[0]))
+                if self.to_core(out[0]):
+                    self._later(self._forward_to_core(source, out[0]))
         for relay, datagram in self.core.poll_transmits(self.now):
             assert relay == RELAY
             for target, payload in link.parse_frames_untrusted(datagram):
@@ -129,10 +190,11 @@ class Rig:
         while (item := self.core.poll_upstream()) is not None:
             if item.is_audio:
                 self.audio.setdefault(item.call_id, bytearray()).extend(item.data)
+                self.upstream.append({"type": "audio", "samples": len(item.data) // 2})
             else:
-                self.to_agent.append(item.data)
+                self.upstream.append(client_event(item.data))
         while (addressed := self.core.poll_sideband()) is not None:
-            self.to_sidebands.append(addressed[1])
+            self.to_sidebands.append(server_event(addressed[1]))
         while (event := self.core.poll_event()) is not None:
             self.events.append(event)
 
@@ -146,7 +208,8 @@ class Rig:
 
     def _later(self, action: Callable[[], None]) -> None:
         self._serial += 1
-        heapq.heappush(self._in_flight, (self.now + self.one_way, self._serial, action))
+        delay = self.one_way + (self.random.random() * self.jitter if self.jitter else 0.0)
+        heapq.heappush(self._in_flight, (self.now + delay, self._serial, action))
 
 
 def address_of(client: LightCall) -> ClientAddress:

@@ -12,9 +12,8 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
-from pydantic import TypeAdapter
 
+from tests.support.models import CLIENT_EVENT, CLIENT_TYPES, SERVER_EVENT, SERVER_TYPES, Event
 from voicegate.agents.parrot.core import ParrotSession
 from voicegate.media.codec import FRAME_SAMPLES, open_encoder
 from voicegate.proto import realtime
@@ -24,18 +23,6 @@ from voicegate.roles.transceiver.audio import CallAudio
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience
 
-SERVER_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
-CLIENT_EVENT: TypeAdapter[Any] = TypeAdapter(RealtimeClientEvent)
-SERVER_TYPES = frozenset(
-    model.model_fields["type"].annotation.__args__[0]
-    for model in RealtimeServerEvent.__args__[0].__args__  # type: ignore[attr-defined]
-)
-CLIENT_TYPES = frozenset(
-    model.model_fields["type"].annotation.__args__[0]
-    for model in RealtimeClientEvent.__args__[0].__args__  # type: ignore[attr-defined]
-)
-
-Event = dict[str, Any]
 STEP = 0.02
 
 

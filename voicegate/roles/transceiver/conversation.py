@@ -360,7 +360,7 @@ class Conversation:
     def _greet(self) -> None:
         if not self._greeted:
             self._greeted = True
-            self._outbox.make("session.created", session=self._session.view())
+            self._tell_session("session.created", self._session.view())
 
     def _session_outputs(self, outputs: list[SessionOutput]) -> None:
         for output in outputs:
@@ -371,7 +371,7 @@ class Conversation:
                     if self._upstream.ready:
                         self._greet()
                     if not quiet:
-                        self._outbox.make("session.updated", session=session)
+                        self._tell_session("session.updated", session)
                 case Problem():
                     self._outbox.report(
                         output.code,
@@ -381,6 +381,12 @@ class Conversation:
                         to=output.source,
                         kind="invalid_request_error",
                     )
+
+    def _tell_session(self, kind: str, session: Mapping[str, Any]) -> None:
+        if not self._outbox.make(kind, session=session):
+            # It must arrive: without its instructions and tools it does.
+            short = {name: session[name] for name in _SHORT_SESSION if name in session}
+            self._outbox.make(kind, Audience.CLIENT, session=short)
 
     def _end(self, ended: Ended, now: float) -> None:
         """A cancelled response that the agent has not ended."""
@@ -421,4 +427,5 @@ class Conversation:
         return False
 
 
+_SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

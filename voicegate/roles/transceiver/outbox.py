@@ -78,11 +78,11 @@ class Outbox:
         filters = self._filters.get(source)
         return filters is None or filters.client_events.allows(kind)
 
-    def make(self, kind: str, to: Audience = EVERYONE, **fields: Any) -> None:
-        """An event of the gateway's own."""
+    def make(self, kind: str, to: Audience = EVERYONE, **fields: Any) -> bool:
+        """An event of the gateway's own. False as `pass_on`."""
         self._made += 1
         data = realtime.encode_event({"type": kind, "event_id": f"{_ID}{self._made}", **fields})
-        self.pass_on(kind, data, to)
+        return self.pass_on(kind, data, to)
 
     def pass_on(self, kind: str, raw: bytes, to: Audience = EVERYONE) -> bool:
         """An event as it is. False: it is too long for the client that called, and does not get there."""

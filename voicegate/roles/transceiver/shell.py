@@ -58,6 +58,9 @@ PUBLISH_SECONDS = 1.0
 MAX_BATCHES = 8
 """Batches of the link read in one turn: 512 packets, some 30 ms of work."""
 
+MAX_TURN_SECONDS = 0.015
+"""And none is begun after this long: packets full of small events cost twenty times as much as sound."""
+
 TURN_SECONDS = 0.003
 """The time between two turns under load: a packet waits half of it on average, and a frame leaves that much
 off its 20-ms grid. A jitter buffer does not see it."""
@@ -293,7 +296,7 @@ class Worker:
             for address, datagram in batch:
                 self._core.receive_datagram(datagram, _relay_name(address), now)
             worked = worked or bool(batch)
-            if len(batch) < udp.BATCH:
+            if len(batch) < udp.BATCH or trio.current_time() > now + MAX_TURN_SECONDS:
                 break
         # 3. What follows from it.
         if worked:
