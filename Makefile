@@ -2,7 +2,7 @@
 # make cluster  the same as separate processes: Redis, a relay, two transceivers, signaling, the parrot
 # make check    format, lint, spelling, types, import contracts
 # make test     check, then every test (what .ci/run calls)
-# make bench    beside an aiortc echo server: CPU, set-up time, memory per call
+# make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events through the cluster
 # make clean    remove the virtual environment and the caches
 
 SHELL := /bin/bash
@@ -70,6 +70,7 @@ unit: .venv/.dev
 bench: .venv/.dev system-test
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_calls
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_setup
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_events
 
 system-test:
 	@bash tests/support/system_packages chromium espeak-ng redis-server nodejs npm

@@ -181,7 +181,7 @@ class Machine:
         """Everything OpenSSL wrote since the last call, as whole records."""
         chunks: list[bytes] = []
         try:
-            while True:
+            while not chunks or len(chunks[-1]) == 65536:  # less than was asked for: there is no more
                 chunks.append(self._connection.bio_read(65536))
         except SSL.Error:  # WantReadError: drained
             pass
