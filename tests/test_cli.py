@@ -53,6 +53,14 @@ def test_bad_configuration_is_one_line(tmp_path: Path) -> None:
     assert result.stderr == "voicegate: relay.max_flows: Expected `int`, got `str`\n"
 
 
+def test_a_redis_url_that_cannot_be_one_is_one_line() -> None:
+    for url in ("redis://h:abc/0", "redis://127.0.0.1/0?foo=bar"):
+        for arguments in (("--check-config",), ()):
+            result = run(*arguments, "--role", "relay", VOICEGATE_REGISTRY_REDIS=url, **SECRET, **QUIET)
+            assert (result.returncode, result.stdout) == (2, "")
+            assert told(result).startswith("voicegate: registry.redis ")
+
+
 def test_a_public_address_without_keys_is_refused() -> None:
     result = run(VOICEGATE_SIGNALING_LISTEN="0.0.0.0:0")
     assert result.returncode == 2

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +26,10 @@ from voicegate.config import (
     load_config,
     parse_listen,
 )
+from voicegate.net.registry import open_registry
+from voicegate.proto.keys import ClusterKeys
+from voicegate.proto.ticket import expired
+from voicegate.roles.transceiver.allocation import TICKET_GRACE_SECONDS
 
 FILES = Path(__file__).resolve().parents[1] / "config"
 SECRET = "0:" + "s" * 32
@@ -138,6 +146,16 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"keys": {"secrets": ["0:short"]}}, "needs at least 32"),
         ("relay", {"registry": {"redis": ""}}, "set registry.redis or list registry.transceivers"),
         ("relay", {"registry": {"redis": "localhost"}}, "registry.redis must be a URL"),
+        ("relay", {"registry": {"redis": "redis://h:abc/0"}}, "registry.redis must have an IP address"),
+        ("relay", {"registry": {"redis": "redis://h:0/0"}}, "a port from 1 to 65535"),
+        ("relay", {"registry": {"redis": "redis://h:65536/0"}}, "a port from 1 to 65535"),
+        ("relay", {"registry": {"redis": "redis://[::1/0"}}, "registry.redis must have an IP address"),
+        ("relay", {"registry": {"redis": "redis://h/0?foo=bar"}}, "registry.redis has an option other than"),
+        ("relay", {"registry": {"redis": "redis://h?protocol=3"}}, "registry.redis has an option other than"),
+        ("relay", {"registry": {"redis": "redis://h?ssl_cert_reqs=none"}}, "has an option other than"),
+        ("relay", {"registry": {"redis": "rediss://h?ssl_cert_reqs=maybe"}}, "as ssl_cert_reqs"),
+        ("relay", {"registry": {"redis": "redis://h/zero"}}, "must end in the number of a database"),
+        ("relay", {"registry": {"redis": "unix://?db=0"}}, "registry.redis must name a socket"),
         ("relay", {"registry": {"cluster": 4096}}, "registry.cluster must be"),
         ("relay", {"registry": {"lease_seconds": 0.1}}, "registry.lease_seconds"),
         ("relay", {"registry": {"transceivers": TABLE * 2}}, "ids are different numbers"),
@@ -169,6 +187,8 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("transceiver", {"transceiver": {"max_calls": 0}}, "transceiver.max_calls"),
         ("transceiver", {"transceiver": {"idle_seconds": 0}}, "transceiver.idle_seconds"),
         ("transceiver", {"transceiver": {"drain_seconds": -1}}, "transceiver.drain_seconds"),
+        ("transceiver", {"transceiver": {"max_call_seconds": -1}}, "transceiver.max_call_seconds"),
+        ("transceiver", {"transceiver": {"max_call_seconds": 2**23}}, "transceiver.max_call_seconds must be"),
         (
             "transceiver",
             {"registry": {"redis": "", "transceivers": TABLE}},
@@ -177,6 +197,8 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("signaling", {"signaling": {"listen": "0.0.0.0:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"listen": "203.0.113.1:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"api_keys": ["short"]}}, "signaling.api_keys: a key must have"),
+        ("signaling", {"signaling": {"api_keys": ["schl\u00fcssel-schl\u00fcssel"]}}, "must be of ASCII"),
+        ("signaling", {"signaling": {"api_keys": [" key-number-one-1"]}}, "must be of ASCII"),
         ("signaling", {"signaling": {"advertise": []}}, "signaling.advertise is empty"),
         (
             "signaling",
@@ -208,6 +230,106 @@ def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], 
     problems = check(msgspec.convert(data, type=Config), [role])
     assert any(says in problem for problem in problems), problems
     assert SECRET not in " ".join(problems)
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
+def test_every_number_is_finite(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.toml"
+    names = [
+        (section, key)
+        for section in Config.__struct_fields__
+        for key, value in msgspec.structs.asdict(getattr(Config(), section)).items()
+        if isinstance(value, float)
+    ]
+    assert ("relay", "flow_idle_seconds") in names
+    for section, key in names:
+        path.write_text(f"[{section}]\n{key} = {text}\n")
+        expected = [f"{section}.{key} must be a finite number, not {text}"]
+        assert check(load_config(path, {}), ROLES) == expected
+
+
+def test_the_longest_call_has_a_ticket_that_has_not_expired() -> None:
+    longest = next(
+        seconds
+        for seconds in range(2**23, 0, -1)
+        if not check(msgspec.convert({"transceiver": {"max_call_seconds": seconds}}, type=Config), ROLES)
+    )
+    keys = ClusterKeys.parse([SECRET]).tickets
+    for wall in (1_800_000_000.0, 1_800_000_015.9):
+        text = keys.mint(1, 1, wall + longest + TICKET_GRACE_SECONDS, bytes(5))
+        assert not expired(keys.open_untrusted(text.encode()), wall)
+        assert not expired(keys.open_untrusted(text.encode()), wall - 200), "nor by a clock that is behind"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://user:%2Fp%40ss@10.0.0.1:6379/15",
+        "redis://[::1]:6379?db=2",
+        "rediss://h/0?ssl_cert_reqs=none&ssl_ca_certs=/etc/ca.pem",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_usable_redis_urls(url: str) -> None:
+    config = msgspec.convert({**SPLIT, "registry": {"redis": url}}, type=Config)
+    assert check(config, ["relay"]) == []
+    open_registry(config, ClusterKeys.parse([SECRET]))
+
+
+def test_a_password_in_a_bad_redis_url_is_not_repeated() -> None:
+    for url in ("redis://:hush/hush@h:1/0", "redis://:hush?hush=1@h", "redis://:hush@h:hush/0"):
+        problems = check(msgspec.convert({**SPLIT, "registry": {"redis": url}}, type=Config), ["relay"])
+        assert problems and "hush" not in " ".join(problems)
+
+
+def test_certificates_and_keys_are_looked_at(tmp_path: Path) -> None:
+    certificate, key = make_pair(tmp_path, "one")
+    _, other = make_pair(tmp_path, "two")
+    _, locked = make_pair(tmp_path, "locked", serialization.BestAvailableEncryption(b"hush"))
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk")
+    torn = tmp_path / "torn.pem"
+    torn.write_text(key.read_text()[:80] + "\n-----END PRIVATE KEY-----\n")
+
+    def problems(certificate: Path, key: Path) -> list[str]:
+        settings = {"certificate": str(certificate), "private_key": str(key)}
+        return check(msgspec.convert({**SPLIT, "signaling": settings}, type=Config), ["signaling"])
+
+    assert problems(certificate, key) == []
+    for bad_certificate, bad_key, says in (
+        (tmp_path, key, f"signaling.certificate: {tmp_path} is not a file"),
+        (certificate, tmp_path, f"signaling.private_key: {tmp_path} is not a file"),
+        (junk, key, f"signaling.certificate: {junk} holds no certificate in PEM form"),
+        (key, certificate, f"signaling.certificate: {key} holds no certificate in PEM form"),
+        (certificate, junk, f"signaling.private_key: {junk} holds no private key in PEM form"),
+        (certificate, other, f"signaling.private_key: {other} is not the key of signaling.certificate"),
+        (certificate, locked, f"signaling.private_key: {locked} is encrypted"),
+        (certificate, torn, f"and signaling.private_key {torn} cannot be loaded"),
+        (tmp_path / "a\0b", key, "signaling.certificate: cannot read"),
+    ):
+        (problem,) = problems(bad_certificate, bad_key)
+        assert says in problem
+
+
+def make_pair(
+    directory: Path,
+    name: str,
+    encryption: serialization.KeySerializationEncryption | None = None,
+) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), 1)
+        .not_valid_before(datetime.datetime(2020, 1, 1))
+        .not_valid_after(datetime.datetime(2100, 1, 1))
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / f"{name}.pem", directory / f"{name}.key"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    paths[1].write_bytes(key.private_bytes(*form, encryption or serialization.NoEncryption()))
+    return paths
 
 
 @pytest.mark.parametrize("keys", [{"api_keys": ["k" * 16]}, {"keys": [TABLE_KEY]}])

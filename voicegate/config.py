@@ -7,6 +7,7 @@ Lists in the environment are separated by commas; a list of tables is JSON.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from voicegate.checks import pair_problem, redis_problem
 from voicegate.proto.keys import ClusterKeys
 
 
@@ -171,6 +173,9 @@ _ID_LIMIT = 2**20
 """The ticket has 20 bits for the transceiver."""
 _CLUSTER_LIMIT = 2**12
 """And 12 for the cluster."""
+_CALL_SECONDS_LIMIT = 2**23 - 600
+"""A ticket's expiry counts 2^20 units of 16 s, of which serial arithmetic (RFC 1982) can use half: 97 days,
+less the ticket's grace of 300 s, the rounding, and as much again for clocks that differ."""
 
 
 def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -197,6 +202,9 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
 def check(config: Config, roles: Collection[Role]) -> list[str]:
     """Everything that keeps these roles from starting, one sentence each. All three roles: one process."""
     together = set(roles) == set(ROLES)
+    problems = list(_check_finite(config))
+    if problems:
+        return problems  # no comparison below says anything about a nan
     problems = [*_check_keys(config, together), *_check_registry(config, together)]
     if "relay" in roles:
         problems += _check_relay(config.relay)
@@ -269,6 +277,13 @@ def _in_words(error: str) -> str:
     return f"{path.rstrip('`')}: {message}" if path else message
 
 
+def _check_finite(config: Config) -> Iterator[str]:
+    for section in Config.__struct_fields__:
+        for key, value in msgspec.structs.asdict(getattr(config, section)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                yield f"{section}.{key} must be a finite number, not {value}"
+
+
 def _check_keys(config: Config, together: bool) -> Iterator[str]:
     if not config.keys.secrets and not together:
         yield "keys.secrets is empty: roles that run apart share one, as in 0:$(openssl rand -hex 32)"
@@ -283,8 +298,8 @@ def _check_registry(config: Config, together: bool) -> Iterator[str]:
     registry = config.registry
     if not 0 <= registry.cluster < _CLUSTER_LIMIT:
         yield f"registry.cluster must be from 0 to {_CLUSTER_LIMIT - 1}"
-    if registry.redis and not registry.redis.startswith(("redis://", "rediss://", "unix://")):
-        yield "registry.redis must be a URL that begins with redis://, rediss:// or unix://"
+    if registry.redis and (problem := redis_problem(registry.redis)):
+        yield f"registry.redis {problem}"
     if not 1.0 <= registry.lease_seconds <= 60.0:
         yield "registry.lease_seconds must be from 1 to 60"
     if not registry.redis and not registry.transceivers and not together:
@@ -339,6 +354,8 @@ def _check_transceiver(config: Config) -> Iterator[str]:
     for key in ("max_call_seconds", "idle_seconds"):
         if getattr(settings, key) <= 0:
             yield f"transceiver.{key} must be more than 0"
+    if settings.max_call_seconds > _CALL_SECONDS_LIMIT:
+        yield f"transceiver.max_call_seconds must be at most {_CALL_SECONDS_LIMIT}, which is 97 days"
     if settings.drain_seconds < 0:
         yield "transceiver.drain_seconds must not be negative"
 
@@ -372,16 +389,14 @@ def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
     if any(not key.strip() or len(key) < 16 for key in signaling.api_keys):
         yield "signaling.api_keys: a key must have at least 16 characters"
     yield from _check_key_tables(signaling)
+    # What an Authorization header can carry (RFC 6750 section 2.1 is stricter still).
+    if any(not "!" <= character <= "~" for key in signaling.api_keys for character in key):
+        yield "signaling.api_keys: a key must be of ASCII letters, digits and signs, without spaces"
     if not signaling.advertise:
         yield "signaling.advertise is empty: clients would have no address to send media to"
     for address in signaling.advertise:
         yield from _check_concrete("signaling.advertise", address, fixed_port=True)
-    for key, other in (("certificate", "private_key"), ("private_key", "certificate")):
-        path = getattr(signaling, key)
-        if path and not getattr(signaling, other):
-            yield f"signaling.{key} is set without signaling.{other}: HTTPS needs both"
-        if path and not os.access(path, os.R_OK):
-            yield f"signaling.{key}: cannot read {path}"
+    yield from _check_certificate(signaling)
     for origin in signaling.allowed_origins:
         if origin != "*" and not origin.startswith(("http://", "https://")):
             yield f"signaling.allowed_origins: {origin!r} is neither * nor like https://example.com"
@@ -408,6 +423,22 @@ def _check_key_tables(signaling: SignalingConfig) -> Iterator[str]:
         yield "signaling.keys: a key is there twice"
     if any(key.startswith("ek_") for key in given):
         yield "signaling.api_keys and signaling.keys: ek_ is for the keys that voicegate makes"
+
+
+def _check_certificate(signaling: SignalingConfig) -> Iterator[str]:
+    usable = 0
+    for key, other in (("certificate", "private_key"), ("private_key", "certificate")):
+        path = getattr(signaling, key)
+        if path and not getattr(signaling, other):
+            yield f"signaling.{key} is set without signaling.{other}: HTTPS needs both"
+        if path and not (os.path.exists(path) and os.access(path, os.R_OK)):
+            yield f"signaling.{key}: cannot read {path}"
+        elif path and not os.path.isfile(path):
+            yield f"signaling.{key}: {path} is not a file"
+        elif path:
+            usable += 1
+    if usable == 2 and (problem := pair_problem(signaling.certificate, signaling.private_key)):
+        yield problem
 
 
 def _check_listen(key: str, text: str) -> Iterator[str]:

@@ -353,14 +353,15 @@ async def test_tls(tmp_path: Path) -> None:
         await peer.welcome()
         heard = await peer.hear_audio(len(pcm))
         await peer.say("response.output_audio.delta", delta=heard)
+        await peer.say("response.done", response={})
         await trio.sleep_forever()
 
     async with serving(script, tls=server) as (url, nursery):
         call = Call(url, ssl_context=trusting)
         nursery.start_soon(call.agent.run)
         call.agent.send_audio_nowait(pcm)
-        delta = await call.until(AudioDelta)
-        assert heard == delta.pcm == pcm
+        await call.until(ResponseDone)
+        assert heard == b"".join(e.pcm for e in call.events if isinstance(e, AudioDelta)) == pcm
         stranger = await Call(url).lost()
         assert stranger.reason == "agent_unreachable"
         assert "certificate" in stranger.detail.lower()
@@ -429,6 +430,8 @@ async def test_audio_cut_anywhere_is_put_together() -> None:
 
 
 async def test_bad_events_are_counted_and_the_call_goes_on() -> None:
+    seconds = os.urandom(90_000 * BYTES_PER_MS)
+
     async def script(peer: Peer) -> None:
         await peer.welcome()
         for text in ("", "nonsense", "[]", "[" * 99_999, '{"type":5}', '{"type":"error"}', "\x00"):
@@ -436,7 +439,7 @@ async def test_bad_events_are_counted_and_the_call_goes_on() -> None:
         await peer.connection.send_message(b"\xff\x00")
         await peer.say("response.output_audio.delta", delta="*bad*")
         await peer.say("response.output_audio.delta", delta=bytes(600_000 * BYTES_PER_MS))  # ten minutes
-        await peer.say("response.output_audio.delta", delta=bytes(100_000 * BYTES_PER_MS))
+        await peer.say("response.output_audio.delta", delta=seconds)
         await peer.connection.send_message(b'{"type":"binary.but.fine"}')
         await peer.hear_audio(960)
         await peer.say("response.done", response={})
@@ -450,8 +453,110 @@ async def test_bad_events_are_counted_and_the_call_goes_on() -> None:
     assert statistics["bad_agent_event_json"] == 4
     assert statistics["bad_agent_event_fields"] == 5
     assert statistics["messages_oversized"] == 1
-    assert len((await call.until(AudioDelta)).pcm) == 100_000 * BYTES_PER_MS
+    assert b"".join(event.pcm for event in call.events if isinstance(event, AudioDelta)) == seconds
     assert OtherEvent("binary.but.fine", b'{"type":"binary.but.fine"}') in call.events
+
+
+async def test_a_large_delta_comes_in_seconds_and_others_have_their_turn() -> None:
+    pcm = os.urandom(60_000 * BYTES_PER_MS + 7)
+    turns = 0
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        ids = {"response_id": "r", "item_id": "i", "content_index": 3}
+        await peer.say("response.output_audio.delta", **ids, delta=pcm[:3])
+        await peer.say("response.output_audio.delta", **ids, delta=pcm[3:])
+        await peer.say("response.output_audio.done", response_id="r", item_id="i")
+        await peer.say("response.done", response={})
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += any(isinstance(event, AudioDelta) for event in call.events)
+
+    async with serving(script) as (url, nursery):
+        call = Call(url)
+        nursery.start_soon(call.lost)
+        await call.until(AgentReady)
+        nursery.start_soon(neighbour)
+        await call.until(AudioDone)
+        seen = turns
+        await call.until(ResponseDone)
+    kinds = [type(event) for event in call.events]
+    deltas = [event for event in call.events if isinstance(event, AudioDelta)]
+    assert b"".join(event.pcm for event in deltas) == pcm[:-1]
+    assert {(e.response_id, e.item_id, e.content_index) for e in deltas} == {("r", "i", 3)}
+    assert max(len(event.pcm) for event in deltas) == client_module.MAX_DELTA
+    assert kinds.index(AudioDone) > max(n for n, kind in enumerate(kinds) if kind is AudioDelta)
+    assert kinds[-1] is ResponseDone
+    assert seen >= len(deltas) // client_module.TURN_EVENTS
+
+
+async def test_a_burst_is_handed_on_in_order_and_in_bounded_turns() -> None:
+    many = 2000
+    order: list[int] = []
+    longest = run = 0
+
+    async def script(stream: trio.SocketStream) -> None:
+        await shake_hands(stream)
+        out = server_frame({"type": "session.created"}) + server_frame({"type": "session.updated"})
+        for number in range(many):
+            out += server_frame({"type": "input_audio_buffer.speech_started", "audio_start_ms": number})
+        await stream.send_all(out)
+        await trio.sleep_forever()
+
+    def handler(event: AgentEvent) -> None:
+        nonlocal run, longest
+        if isinstance(event, SpeechStarted):
+            order.append(event.audio_start_ms)
+            run += 1
+            longest = max(longest, run)
+
+    async with raw_server(script) as url, trio.open_nursery() as nursery:
+        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler)
+        await nursery.start(agent.run)
+        while len(order) < many:
+            run = 0
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert order == list(range(many))
+    # Two tasks of one scheduler run in either order within a round: two turns may follow each other.
+    assert longest <= 2 * client_module.TURN_EVENTS
+
+
+async def test_what_came_is_not_lost_when_configuring_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "CONFIGURE_SECONDS", 0.05)
+    many = 3000
+    order: list[int] = []
+    ready_at = -1
+    everything = trio.Event()
+
+    async def script(stream: trio.SocketStream) -> None:
+        await shake_hands(stream)
+        await stream.send_all(server_frame({"type": "session.created"}))
+        for number in range(many):
+            await stream.send_all(
+                server_frame({"type": "input_audio_buffer.speech_started", "audio_start_ms": number})
+            )
+        await trio.sleep_forever()
+
+    def handler(event: AgentEvent) -> None:
+        nonlocal ready_at
+        if isinstance(event, SpeechStarted):
+            order.append(event.audio_start_ms)
+            if len(order) == many:
+                everything.set()
+        elif isinstance(event, AgentReady):
+            ready_at = len(order)
+
+    async with raw_server(script) as url, trio.open_nursery() as nursery:
+        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler)
+        await nursery.start(agent.run)
+        await everything.wait()
+        nursery.cancel_scope.cancel()
+    assert order == list(range(many))
+    assert ready_at >= 0
 
 
 async def test_messages_in_a_thousand_fragments() -> None:
@@ -579,6 +684,53 @@ async def test_nonsense_beyond_a_bound() -> None:
         call = Call(url)
         assert (await call.lost()).reason == "agent_protocol"
     assert call.agent.statistics()["bad_agent_event_json"] == MAX_BAD_EVENTS + 1
+
+
+TINY_DELTA = {"type": "response.output_audio.delta", "delta": b"\1\0"}
+
+
+@pytest.mark.parametrize(
+    "event", [TINY_DELTA, {"type": "rate_limits.updated"}, {"type": "response.audio.done"}]
+)
+async def test_a_flood_of_events_ends_the_call(event: Mapping[str, Any]) -> None:
+    async def script(stream: trio.SocketStream) -> None:
+        await shake_hands(stream)
+        await stream.send_all(server_frame({"type": "session.created"}))
+        while True:
+            await stream.send_all(server_frame(event) * 500)
+
+    async with raw_server(script) as url:
+        call = Call(url)
+        assert (await call.lost()).reason == "agent_flood"
+    # One turn at most beyond the bound.
+    assert 0 <= len(call.events) - client_module.FLOOD_EVENTS <= client_module.TURN_EVENTS
+
+
+async def test_a_flood_of_audio_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FLOOD_BYTES", 4 * 1024 * 1024)
+    pcm = bytes(10_000 * BYTES_PER_MS)
+
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        while True:
+            await peer.say("response.output_audio.delta", delta=pcm)
+
+    async with serving(script) as (url, _):
+        call = Call(url)
+        assert (await call.lost()).reason == "agent_flood"
+    heard = sum(len(event.pcm) for event in call.events if isinstance(event, AudioDelta))
+    assert 4 * 1024 * 1024 * 3 // 4 - 480_000 * 2 < heard <= 4 * 1024 * 1024 * 3 // 4 + 480_000
+
+
+def test_a_flood_is_what_comes_in_one_window() -> None:
+    meter = client_module._FloodMeter()
+    for second in range(1000):  # exactly the bound, for a long time
+        at = float(second)
+        assert not meter.exceeded(client_module.FLOOD_EVENTS // 10, client_module.FLOOD_BYTES // 10, at)
+    assert not meter.exceeded(client_module.FLOOD_EVENTS, client_module.FLOOD_BYTES, 2000.0)
+    assert meter.exceeded(1, 0, 2009.9)
+    assert not meter.exceeded(1, 0, 2010.0)
+    assert meter.exceeded(0, client_module.FLOOD_BYTES + 1, 2010.1)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,53 @@ def test_ten_minutes_at_once_are_kept_and_more_is_cut() -> None:
     assert playout.clear(START).dropped_samples == 24_000 * 600 + 480
 
 
+def test_a_full_queue_takes_no_rests_either() -> None:
+    playout = Playout(0, 48_000, limit_seconds=1)
+    playout.push(pcm(24_000), START)
+    assert playout.poll_frame() is not None  # 49 wait
+    for _ in range(1000):
+        playout.push(pcm(1), START)
+        playout.end_of_audio(START)
+    assert playout.queued_samples == 480 * 49 + 1
+    assert playout.counts.overflow_samples == 999
+    assert len(run(playout, START + 60)) == 50
+    assert playout.played_samples == 24_001
+
+
+@given(
+    st.lists(
+        st.sampled_from([0, 1, 2, 959, 960, 961, 1440, 9600, 96_000])
+        | st.sampled_from(["end", "tick", "clear"]),
+        max_size=200,
+    ),
+    st.integers(1, 20),
+)
+def test_the_queue_is_bounded_in_frames(actions: list[int | str], limit: int) -> None:
+    """Whatever is pushed and ended, no more frames wait than the limit, and every sample is accounted for."""
+    playout = Playout(0, 48_000, limit_seconds=limit * 0.02)
+    now, pushed, dropped = START, 0, 0
+    for action in actions:
+        match action:
+            case "end":
+                playout.end_of_audio(now)
+            case "clear":
+                dropped += playout.clear(now).dropped_samples
+            case "tick":
+                now += 0.02
+                playout.handle_timeout(now)
+            case int(size):
+                playout.push(bytes(size), now)
+                pushed += size // 2
+        assert len(playout._frames) + bool(playout._partial) <= limit
+        overflow = playout.counts.overflow_samples
+        assert playout.played_samples + playout.queued_samples + dropped + overflow == pushed
+        playout.poll_frame()
+    waiting = playout.queued_samples
+    assert sum(len(frame.pcm) for _, frame in run(playout, now + 60)) <= limit * FRAME_BYTES
+    assert playout.queued_samples == 0
+    assert waiting * 2 <= limit * FRAME_BYTES
+
+
 def test_half_a_sample_is_cut() -> None:
     playout = Playout(0, 48_000)
     playout.push(pcm(480) + b"\x01", START)

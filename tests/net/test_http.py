@@ -13,6 +13,9 @@ from pathlib import Path
 import httpcore
 import pytest
 import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from quart import request
 from quart_trio import QuartTrio
 
 from voicegate import metrics
@@ -22,6 +25,8 @@ from voicegate.net.http import InternalApp, Request, Response, serve_http
 
 pytestmark = pytest.mark.anyio
 TOKEN = "t" * 32
+BIG = bytes(20_000_000)
+"""More than the sockets of a connection take while nobody reads."""
 
 
 async def test_probes_need_no_token_and_say_why_not_ready() -> None:
@@ -52,8 +57,13 @@ async def test_control_routes_by_exact_path_and_by_prefix() -> None:
         assert json.loads(made.content) == ["POST", "", "model=x", "offer"]
         ended = await ask("DELETE", address, "/calls/rtc_1")
         assert json.loads(ended.content) == ["DELETE", "rtc_1", "", ""]
-        assert (await ask("DELETE", address, "/calls")).status == 405
-        assert (await ask("GET", address, "/calls/rtc_1")).status == 405
+        for method, path, allow in (
+            ("DELETE", "/calls", b"POST"),
+            ("GET", "/calls/rtc_1", b"DELETE"),
+            ("POST", "/healthz", b"GET, HEAD"),
+        ):
+            refused = await ask(method, address, path)
+            assert refused.status == 405 and (b"Allow", allow) in refused.headers
         assert (await ask("DELETE", address, "/calls/rtc_1/more")).status == 404
         assert (await ask("GET", address, "/elsewhere")).status == 404
 
@@ -198,6 +208,44 @@ async def test_cancelling_lets_a_request_finish_but_not_for_ever(monkeypatch: py
     assert sorted(statuses) in ([0, 200], [200, 500])
 
 
+@pytest.mark.parametrize("kind", ["internal", "quart"])
+async def test_stalled_peers_do_not_hold_up_the_end(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers that read nothing, by the socket's window and by HTTP/2's, that stop in a request's head or in
+    its body."""
+    monkeypatch.setattr(http, "GRACE_SECONDS", 0.3)
+    head = f"HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n".encode()
+    peers = [
+        *[b"GET /big " + head + b"\r\n"] * 4,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_get("/big"),
+        b"GET /big HT",
+        b"POST /big " + head + b"content-length: 100\r\n\r\nabc",
+    ]
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(running, app_of(kind))
+        bystander = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        mine = await trio.open_tcp_stream(*bystander[0].socket.getsockname()[:2])
+        theirs = await bystander[0].accept()
+        streams = [await trio.open_tcp_stream(*parse_listen(server.address)) for _ in peers]
+        for stream, data in zip(streams, peers, strict=True):
+            await stream.send_all(data)
+        for stream in streams[:4]:
+            assert await stream.receive_some(1)
+        await trio.sleep(0.1)
+        server.scope.cancel()
+        with trio.fail_after(2):  # the kernel's own limit is 10 s
+            await server.ended.wait()
+        await mine.send_all(b"x")
+        assert await theirs.receive_some() == b"x", "connections that are not the server's stay"
+        for each in (*streams, mine, theirs, *bystander):
+            await each.aclose()
+
+
+async def test_a_bad_certificate_is_named(tmp_path: Path) -> None:
+    certificate, _ = self_signed(tmp_path)
+    with pytest.raises(OSError, match=f"cannot use certificate {certificate} with key {certificate}"):
+        await serve_http(echo_app(), "127.0.0.1:0", certificate=certificate, private_key=certificate)
+
+
 async def test_a_taken_port_is_named() -> None:
     async with serving(echo_app()) as address:
         with pytest.raises(OSError, match=f"cannot listen on {address}: Address already in use"):
@@ -224,10 +272,27 @@ async def echo(request: Request) -> Response:
     return Response(200, json.dumps(values).encode())
 
 
+async def big(_: Request) -> Response:
+    return Response(200, BIG)
+
+
+def h2_get(path: str) -> bytes:
+    connection = H2Connection(H2Configuration(client_side=True))
+    connection.initiate_connection()
+    head = {":method": "GET", ":path": path, ":scheme": "http", ":authority": "x"}
+    connection.send_headers(1, [*head.items(), ("authorization", f"Bearer {TOKEN}")], end_stream=True)
+    return connection.data_to_send().removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
 def echo_app(body_limit: int = http.BODY_LIMIT) -> InternalApp:
     return InternalApp(
         ready=lambda: None,
-        routes={("POST", "/calls"): echo, ("DELETE", "/calls/"): echo},
+        routes={
+            ("POST", "/calls"): echo,
+            ("DELETE", "/calls/"): echo,
+            ("GET", "/big"): big,
+            ("POST", "/big"): big,
+        },
         accepts_token=TOKEN.__eq__,
         body_limit=body_limit,
     )
@@ -241,6 +306,15 @@ def app_of(kind: str) -> http.AsgiApp:
     @app.get("/healthz")
     async def healthz() -> str:
         return "ok\n"
+
+    @app.get("/big")
+    async def get_big() -> bytes:
+        return BIG
+
+    @app.post("/big")
+    async def post_big() -> bytes:
+        await request.get_data()
+        return BIG
 
     return app
 

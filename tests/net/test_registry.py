@@ -135,6 +135,37 @@ async def test_a_dead_transceiver_runs_out_and_its_id_can_be_taken(server: Redis
         assert relay.statistics()["expired"] == 1
 
 
+async def test_a_restart_with_a_clock_set_back_is_seen_at_once(server: RedisServer) -> None:
+    async with joined(server) as relay:
+        async with joined(server) as owner:
+            await owner.register(record())
+            ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1)
+            server.client().set("voicegate:1:transceiver:7", relay._token(ahead), px=int(LEASE * 1000))
+        await eventually(lambda: 7 in relay.records)
+        async with joined(server) as heir:
+            await heir.register(record(boot="b2"))
+            await eventually(lambda: relay.records[7].boot == "b2", within=0.3)
+            assert heir.records[7].boot == "b2"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_who_holds_the_key_outranks_an_earlier_start_of_a_later_clock(
+    server: RedisServer, gone: bool
+) -> None:
+    """The predecessor is known to the relay only: its lease ran out, or its farewell was long ago."""
+    ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1, gone)
+    async with joined(server) as owner:
+        await owner.register(record(boot="b2"))
+        async with joined(server) as relay:
+            relay._forget(7)
+            relay._apply(ahead)
+            assert (7 in relay.records) is not gone
+            await eventually(lambda: 7 in relay.records and relay.records[7].boot == "b2", within=4)
+            owner.publish_nowait(record(boot="b2", calls=3))
+            await eventually(lambda: relay.records[7].calls == 3, within=0.5)
+            assert not owner.lost.is_set()
+
+
 async def test_a_renewed_lease_outlives_its_time(server: RedisServer) -> None:
     async with joined(server) as relay, joined(server) as owner:
         await owner.register(record())
@@ -238,6 +269,12 @@ async def test_a_burst_is_one_announcement(server: RedisServer) -> None:
             owner.publish_nowait(record(calls=calls))
         await eventually(lambda: relay.records[7].calls == 999, within=1)
         assert server.client().info("commandstats")["cmdstat_eval"]["calls"] - commands < 10
+
+
+@pytest.mark.parametrize("url", ["redis://h:abc/0", "redis://h/0?foo=bar", "rediss://h?ssl_cert_reqs=maybe"])
+def test_a_url_that_is_none_is_a_sentence(url: str) -> None:
+    with pytest.raises(RegistryError, match=r"registry\.redis cannot be used"):
+        RedisRegistry(RegistryConfig(redis=url), KEYS)
 
 
 async def test_unreachable_redis_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def test_golden_answer() -> None:
             "t=0 0",
             "a=ice-lite",
             "a=ice-options:ice2",
-            "a=group:BUNDLE 0",
+            "a=group:BUNDLE 0 1",
             "m=audio 3478 UDP/TLS/RTP/SAVPF 111",
             "c=IN IP4 203.0.113.10",
             "a=mid:0",
@@ -44,13 +44,15 @@ def test_golden_answer() -> None:
             "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid",
             "a=msid:agent agent-audio",
             "a=ssrc:1234567890 cname:voicegate",
-            "m=application 0 UDP/DTLS/SCTP webrtc-datachannel",
-            "c=IN IP4 0.0.0.0",
+            "m=application 3478 UDP/DTLS/SCTP webrtc-datachannel",
+            "c=IN IP4 203.0.113.10",
             "a=mid:1",
             "a=ice-ufrag:RsyneX9nYRgVbgDJNgLsu3g",
             "a=ice-pwd:a+password/of+24+letters",
             "a=setup:active",
-            "a=inactive",
+            f"a=fingerprint:{PARAMETERS.fingerprint}",
+            "a=sctp-port:5000",
+            "a=max-message-size:262144",
             "",
         ]
     )
@@ -58,18 +60,29 @@ def test_golden_answer() -> None:
 
 @pytest.mark.parametrize("name", ANSWERABLE)
 def test_every_answer_matches_its_offer(name: str) -> None:
-    """RFC 3264 section 6: the same m= lines in the same order; one accepted, the others with port 0."""
+    """RFC 3264 section 6: the same m= lines in the same order; audio and the channels bundled with it
+    accepted, the others with port 0."""
     offer = parse(name)
     lines = answer_lines(offer)
     media = [line.split(" ") for line in lines if line.startswith("m=")]
     assert [(words[0][2:], words[2]) for words in media] == [(s.kind, s.protocol) for s in offer.sections]
+    accepted = {offer.audio.index: offer.audio.mid}
+    if offer.application is not None and offer.channel_accepted:
+        accepted[offer.application.index] = offer.application.mid
     assert [words[1] for words in media] == [
-        "3478" if index == offer.audio.index else "0" for index in range(len(media))
+        "3478" if index in accepted else "0" for index in range(len(media))
     ]
-    assert f"a=group:BUNDLE {offer.audio.mid}" in lines
+    assert f"a=group:BUNDLE {' '.join(str(mid) for mid in accepted.values())}" in lines
     assert lines.count("a=rtcp-mux") == sum("RTP" in s.protocol for s in offer.sections)
     assert not any(line.startswith("a=msid:-") for line in lines)
     assert sum(line.startswith("a=candidate:") for line in lines) == 2
+
+
+def test_channels_on_a_transport_of_their_own_are_refused() -> None:
+    offer = parse_offer_untrusted(edit("chromium-agents-sdk", "a=group:BUNDLE 0 1", "a=group:BUNDLE 0"))
+    assert offer.application is not None and not offer.channel_accepted
+    lines = answer_lines(offer)
+    assert "m=application 0 UDP/DTLS/SCTP webrtc-datachannel" in lines and "a=group:BUNDLE 0" in lines
 
 
 @pytest.mark.parametrize(

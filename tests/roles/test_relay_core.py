@@ -16,6 +16,8 @@ from voicegate.roles.relay.core import (
     MAX_FLOWS_PER_TICKET,
     MAX_PROVISIONAL_PER_TICKET,
     PROVISIONAL_SECONDS,
+    SEEN_TRANSACTIONS,
+    SETTLING_SECONDS,
     Flow,
     RelayCore,
 )
@@ -78,6 +80,16 @@ class World:
         self.answer(flow)
         assert flow.transaction is None
         return flow
+
+    def talking(self, ticket: bytes, client: ClientAddress = CLIENT) -> Flow:
+        """A live call: checked, answered, and media went both ways."""
+        flow = self.confirmed(ticket, client)
+        self.media(flow)
+        return flow
+
+    def media(self, flow: Flow) -> None:
+        assert self.send(b"\x80up", flow.client) is flow
+        assert self.core.to_client(flow.route, flow.client, b"\x80down", self.now) is flow
 
     def later(self, seconds: float) -> None:
         self.now += seconds
@@ -190,24 +202,106 @@ def test_integrity_is_checked_for_new_and_for_known_flows() -> None:
 def test_a_flow_in_use_is_not_taken_over() -> None:
     world = World()
     mine, theirs = world.ticket(7), world.ticket(8)
-    flow = world.confirmed(mine)
+    flow = world.talking(mine)
     for _ in range(3):
         world.later(IN_USE_SECONDS - 0.1)
         assert world.check(theirs) is None
-        assert world.send(b"\x80media") is flow
-        assert world.core.to_client(flow.route, CLIENT, b"\x80media", world.now) is flow
+        world.media(flow)
     assert world.check(mine) is flow
     assert world.core.drops == {"flow_in_use": 3}
 
 
+def test_a_flow_of_rare_packets_is_not_taken_over() -> None:
+    """Without audio there are the heartbeats of SCTP, each 30 s (RFC 9260 section 8.3), and the checks."""
+    world = World()
+    mine, theirs = world.ticket(7), world.ticket(8)
+    flow = world.talking(mine)
+    for _ in range(4):
+        for _ in range(12):
+            world.later(2.5)
+            assert world.check(mine) is flow
+            world.answer(flow)
+            assert world.check(theirs) is None
+        assert world.send(b"\x17heartbeat") is flow
+    assert world.core.drops == {"flow_in_use": 48}
+
+
 def test_a_flow_whose_transceiver_fell_silent_is_taken_over() -> None:
     world = World()
-    old = world.confirmed(world.ticket(7))
+    old = world.talking(world.ticket(7))
     world.later(IN_USE_SECONDS)
+    assert world.send(b"\x80still here") is old
     new = world.check(world.ticket(8))
     assert new is not None and new is not old and new.transaction is not None
     assert world.core.to_client(old.route, CLIENT, b"\x80late", world.now) is None
     assert world.core.statistics() == {"provisional": 1, "confirmed": 0}
+
+
+@pytest.mark.parametrize("forged", [[], [b"\x80forged", b"\x16forged"]])
+def test_a_flow_that_saw_only_checks_is_taken_over(forged: list[bytes]) -> None:
+    """Nor do other packets hold it that anybody can forge: the transceiver has to have taken them up."""
+    world = World()
+    first, second = world.ticket(7), world.ticket(8)
+    flow = world.confirmed(first)
+    world.later(SETTLING_SECONDS - 0.1)
+    assert world.check(second) is None
+    world.later(0.1)
+    assert world.check(first) is flow
+    world.answer(flow)
+    for packet in forged:
+        assert world.send(packet) is flow
+    new = world.check(second)
+    assert new is not None and new.route is world.routes.get(8)
+    assert world.core.drops == {"flow_in_use": 1}
+
+
+def test_a_flow_whose_transceiver_alone_speaks_is_taken_over() -> None:
+    world = World()
+    flow = world.confirmed(world.ticket(7))
+    world.later(SETTLING_SECONDS)
+    world.core.to_client(flow.route, CLIENT, b"\x16hello?", world.now)
+    assert world.check(world.ticket(8)) is not None
+
+
+@pytest.mark.parametrize("period", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("head_start", [0.0, 5.0])
+@pytest.mark.parametrize("forged", [[], [b"\x80forged"]])
+def test_nobody_holds_an_address_by_using_it_first(
+    period: float, head_start: float, forged: list[bytes]
+) -> None:
+    """The holder of a valid ticket sends checks with the client's address as source, before and while the
+    client connects: the client's call must come about, and then nothing moves it."""
+    world = World()
+    attack, ticket = world.ticket(8), world.ticket(7)
+    began, next_forged, next_check = world.now, world.now, world.now + head_start + 0.01
+    hello_due = float("inf")
+    connected: float | None = None
+    while world.now < began + head_start + 20:
+        world.later(0.01)
+        if world.now >= next_forged:
+            next_forged += period
+            flow = world.check(attack)
+            if flow is not None:
+                world.answer(flow)
+            for packet in forged:
+                world.send(packet)
+        if world.now >= next_check:
+            next_check += 0.48  # Chromium's interval for a pair that is not writable yet
+            flow = world.check(ticket)
+            if flow is not None:
+                world.answer(flow)
+                hello_due = min(hello_due, world.now + 0.3)
+        if world.now >= hello_due:
+            flow = world.send(b"\x16hello")
+            assert flow is not None
+            if flow.route is world.routes.get(7):
+                world.media(flow)
+                connected = connected or world.now
+            hello_due = world.now + (0.02 if connected else 1.0)
+        elif connected:
+            assert world.core.flows[CLIENT].holder.ufrag == ticket
+    assert connected is not None
+    assert connected - began - head_start < SETTLING_SECONDS + 2
 
 
 def test_a_provisional_flow_yields_to_the_next_ticket() -> None:
@@ -243,14 +337,113 @@ def test_a_ticket_has_a_few_provisional_flows_and_the_oldest_goes() -> None:
     assert world.core.evicted == {"ticket_flows": 3}
 
 
-def test_a_ticket_has_a_bounded_number_of_flows() -> None:
+def test_a_full_ticket_gives_up_a_flow_of_checks_and_then_the_longest_silent() -> None:
     world = World()
     ticket = world.ticket()
-    for number in range(MAX_FLOWS_PER_TICKET):
+    talking = [world.talking(ticket, client(number)) for number in range(3)]
+    for number in range(3, MAX_FLOWS_PER_TICKET):
         world.confirmed(ticket, client(number))
-    assert world.check(ticket, client(100)) is None
-    assert world.core.drops == {"ticket_flows": 1}
-    assert world.check(world.ticket(), client(100)) is not None
+    # Forged packets make a flow look alive, and are not taken up by the transceiver.
+    world.later(1)
+    world.send(b"\x80forged", client(3))
+    for number in range(100, 105):
+        world.later(1)
+        world.talking(ticket, client(number))
+    assert all(world.core.flows[flow.client] is flow for flow in talking)
+    assert [client(number) in world.core.flows for number in range(3, MAX_FLOWS_PER_TICKET)] == [False] * 5
+    world.media(talking[0])
+    for number in (105, 106):
+        world.later(1)
+        world.talking(ticket, client(number))
+    assert list(world.core.flows) == [client(0), *[client(n) for n in range(100, 107)]]
+    assert world.core.evicted == {"ticket_flows": 7}
+    assert not world.core.drops
+
+
+def test_a_replayed_check_makes_no_flow() -> None:
+    world = World()
+    ticket = world.ticket()
+    captured = [check(ticket, bytes([number]) * 12) for number in range(SEEN_TRANSACTIONS)]
+    for data in captured:
+        assert world.send(data) is not None
+    flow = world.core.flows[CLIENT]
+    world.answer(flow)
+    for data in captured:
+        assert world.send(data, client(1)) is None
+        assert world.send(data, pack_address("2001:db8::1", 5000)) is None
+    assert world.core.drops == {"stun_replay": 2 * SEEN_TRANSACTIONS}
+    # Its own address may repeat it (RFC 8489 section 6.2.1), also when the flow has gone meanwhile.
+    assert world.send(captured[0]) is flow
+    other = world.confirmed(ticket, client(2))
+    world.core.release(flow.route, CLIENT)
+    assert world.send(captured[-1]) is not None
+    assert world.core.flows[other.client] is other
+
+
+def test_the_memory_of_transactions_is_bounded() -> None:
+    world = World()
+    ticket = world.ticket()
+    for number in range(10 * SEEN_TRANSACTIONS):
+        flow = world.send(check(ticket, number.to_bytes(12, "big")))
+    assert flow is not None
+    assert len(flow.holder.seen) == SEEN_TRANSACTIONS * 30
+
+
+@pytest.mark.parametrize("captures", [1, 4 * SEEN_TRANSACTIONS])
+def test_replays_do_not_keep_a_client_from_a_new_port(captures: int) -> None:
+    """With more captures than are remembered, the oldest make flows again, and hold the ticket's places."""
+    world = World()
+    ticket = world.ticket()
+    captured = [check(ticket, (1 << 90 | number).to_bytes(12, "big")) for number in range(captures)]
+    for data in captured:
+        flow = world.send(data)
+    assert flow is not None
+    world.answer(flow)
+    for moves in range(3):
+        world.media(flow)
+        for number, data in enumerate(captured[:64]):
+            world.later(0.05)
+            replayed = world.send(data, client(1 + number % 24))
+            if replayed is not None:
+                world.answer(replayed)
+                world.send(b"\x80forged", replayed.client)
+            world.media(flow)
+        assert world.core.flows[flow.client] is flow, "never the one that carries media"
+        flow = world.talking(ticket, pack_address("198.51.100.7", 51000 + moves))
+    assert ("stun_replay" in world.core.drops) == (captures == 1)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_replays_do_not_keep_a_client_from_connecting(ahead: bool) -> None:
+    """The first check comes again from 30 addresses, at once and for as long as the set-up takes. `ahead`:
+    even before the client's own, which then takes a second check."""
+    world = World()
+    ticket = world.ticket()
+    captured = check(ticket, b"first check!")
+
+    def replay() -> None:
+        for number in range(30):
+            flow = world.send(captured, client(1 + number))
+            if flow is not None:
+                world.answer(flow)
+
+    if ahead:
+        replay()
+    flow = world.send(captured)
+    assert (flow is None) == ahead
+    replay()
+    if flow is None:
+        world.later(0.05)
+        flow = world.check(ticket)
+        replay()
+    assert flow is not None
+    world.answer(flow)
+    assert flow.transaction is None
+    for _ in range(100):
+        replay()
+        world.media(flow)
+        world.later(0.02)
+    assert len(world.core.flows) <= 2
 
 
 def test_a_source_has_its_share_of_the_table() -> None:
@@ -296,6 +489,18 @@ def test_flows_end_when_nobody_answers_or_speaks() -> None:
     world.later(0.1)
     assert not world.core.flows
     assert world.core.evicted == {"unanswered": 1, "idle": 1}
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_checks_or_media_alone_keep_a_flow(checks: bool) -> None:
+    world = World()
+    ticket = world.ticket()
+    flow = world.confirmed(ticket)
+    for _ in range(5):
+        world.later(59)
+        assert (world.check(ticket) if checks else world.send(b"\x80")) is flow
+    world.later(60)
+    assert not world.core.flows
 
 
 def test_a_large_table_is_swept_in_pieces() -> None:
@@ -359,7 +564,7 @@ def test_arbitrary_packets_make_no_flow_and_leave_the_counts_right(
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["check", "answer", "media", "down", "wait"]),
+            st.sampled_from(["check", "replay", "answer", "media", "down", "wait"]),
             st.integers(0, 5),
             st.integers(0, 5),
         ),
@@ -380,6 +585,8 @@ def test_the_tables_agree_whatever_happens(steps: list[tuple[str, int, int]]) ->
                 world.send(b"\x80", client(who))
             case "down" if flow is not None:
                 world.core.to_client(flow.route, client(who), b"\x80", world.now)
+            case "replay":
+                world.send(check(tickets[which], bytes(12)), client(who))
             case "wait":
                 world.later(which)
     states = world.core.statistics()

@@ -180,10 +180,12 @@ def test_a_call_passes_both_ways_with_its_clients_address(relay: Relay, host: st
     transceiver, client = relay.transceiver(7), Peer(host)
     relay.connect(client, transceiver)
     assert relay.core.statistics() == {"provisional": 0, "confirmed": 1}
+    assert not relay.core.flows[client.packed].settled
     client.send(b"\x80up", relay.via(client))
     assert transceiver.frames() == [(client.packed, b"\x80up")]
     transceiver.answer((client.packed, b"\x80down"), (client.packed, b"\x80again"))
     assert [client.receive(), client.receive()] == [b"\x80down", b"\x80again"]
+    assert relay.core.flows[client.packed].settled
     assert not relay.core.drops
 
 

@@ -14,7 +14,7 @@ import httpcore
 import pytest
 import trio
 
-from voicegate.config import Config, SignalingConfig
+from voicegate.config import Config, SignalingConfig, parse_listen
 from voicegate.net.http import InternalApp, Request, Response, error_response, serve_http
 from voicegate.net.registry import MemoryRegistry, TransceiverRecord
 from voicegate.proto.callid import mint_call_id
@@ -112,6 +112,18 @@ async def gate(*transceivers: Transceiver, keys: ClusterKeys = KEYS, **settings:
         nursery.cancel_scope.cancel()
 
 
+async def raw(at: Gate, request: str) -> bytes:
+    """All that comes back, to the end of the connection."""
+    stream = await trio.open_tcp_stream(*parse_listen(at.url.removeprefix("http://")))
+    await stream.send_all(request.encode())
+    received = b""
+    with trio.fail_after(5):
+        while data := await stream.receive_some():
+            received += data
+    await stream.aclose()
+    return received
+
+
 def record(id: int, control: str, capacity: int = 10, calls: int = 0) -> TransceiverRecord:
     return TransceiverRecord(
         id=id, cluster=1, link="127.0.0.1:1", control=control, boot="b", capacity=capacity, calls=calls
@@ -154,7 +166,9 @@ async def test_a_call_from_offer_to_end() -> None:
         assert at.registry.records[7].calls == 1, "the answer's load is known before the registry says so"
         status = await at.ask("GET", location)
         assert (status.status, json.loads(status.content)) == (200, {"state": "connected"})
-        assert (await at.ask("POST", location + "/hangup", content_type="application/json")).status == 200
+        ended = await at.ask("POST", location + "/hangup", content_type="application/json")
+        assert (ended.status, ended.content, header(ended, "content-length")) == (200, b"", "0")
+        assert header(ended, "content-type") == "", "clients parse what they are told to be JSON"
         assert transceiver.calls == {}
         for method, path in (("POST", "/hangup"), ("DELETE", ""), ("GET", "")):
             gone = await at.ask(method, location + path)
@@ -277,6 +291,11 @@ async def test_keys_are_asked_for() -> None:
         at.key = ""
         for path in ("/", "/healthz", "/readyz"):
             assert (await at.ask("GET", path)).status == 200
+        page = await at.ask("GET", "/metrics")
+        assert (page.status, error(page)["code"]) == (401, "invalid_api_key"), (
+            "a proxy's peer is loopback too"
+        )
+        assert (await at.ask("GET", "/metrics", authorization="Bearer key-number-two-2")).status == 200
         assert (await at.offer(host="voice.example", origin="https://pages.example")).status == 401
 
 
@@ -344,9 +363,45 @@ async def test_the_page_and_its_assets() -> None:
 
 async def test_methods_that_are_not_there() -> None:
     async with gate(Transceiver(7)) as at:
-        for method, path in (("GET", CALLS), ("PUT", CALLS), ("GET", f"{CALLS}/rtc_x/hangup")):
+        for method, path, allow in (
+            ("GET", CALLS, "OPTIONS, POST"),
+            ("PUT", CALLS, "OPTIONS, POST"),
+            ("GET", f"{CALLS}/rtc_x/hangup", "OPTIONS, POST"),
+            ("POST", "/healthz", "GET, HEAD, OPTIONS"),
+            ("PUT", f"{CALLS}/rtc_x", "DELETE, GET, HEAD, OPTIONS"),
+        ):
             response = await at.ask(method, path)
             assert (response.status, error(response)["code"]) == (405, "method_not_allowed")
+            assert header(response, "allow") == allow
+
+
+async def test_a_probe_of_http_1_0_names_no_host() -> None:
+    async with gate(Transceiver(7)) as at:
+        for path, status in (
+            ("/healthz", b"200"),
+            ("/readyz", b"200"),
+            ("/metrics", b"200"),
+            (CALLS, b"403"),
+        ):
+            assert (await raw(at, f"GET {path} HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 " + status), path
+        named = await raw(at, "GET /healthz HTTP/1.0\r\nHost: evil.example\r\n\r\n")
+        assert named.startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize("keys", [(), ("key-number-one-1",)])
+async def test_a_websocket_where_there_is_none(
+    keys: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    handshake = (
+        "Host: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with gate(Transceiver(7), **({"api_keys": keys} if keys else {})) as at:
+        for path in ("/", "/nope", CALLS, "/v2/elsewhere?model=m"):
+            answer = await raw(at, f"GET {path} HTTP/1.1\r\n{handshake}")
+            assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 401")), path
+        assert (await at.ask("GET", "/healthz")).status == 200
+    assert [r for r in caplog.records if r.exc_info or r.levelname in ("ERROR", "CRITICAL")] == []
 
 
 async def test_a_failure_of_ours_is_an_error_body(monkeypatch: pytest.MonkeyPatch) -> None:

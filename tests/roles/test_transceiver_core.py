@@ -354,6 +354,15 @@ class TestStrangers:
         assert len(rig.audio[victim_id]) - before == pytest.approx(48_000, abs=2000)
         assert rig.core.drops["client_taken"] == 10
 
+    def test_one_call_cannot_keep_an_address_it_only_checks_from(self) -> None:
+        rig = Rig()
+        thief, _ = connected(rig, 5001)
+        newcomer = link.ClientAddress(bytes([192, 0, 2, 1]) + (5002).to_bytes(2, "big"))
+        for _ in range(5):
+            rig.inject(check_of(thief), newcomer)
+            rig.run(0.1)
+        connected(rig, 5002)
+
     def test_garbage_never_raises(self) -> None:
         rig = Rig()
         client, _ = connected(rig)

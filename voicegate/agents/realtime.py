@@ -11,6 +11,7 @@ the socket in the caller's turn. Order between audio and events is kept througho
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 from collections import Counter, deque
@@ -64,6 +65,21 @@ MAX_WAITING_EVENTS: Final = 1000
 MAX_WAITING_EVENT_BYTES: Final = 2 * realtime.MAX_EVENT_BYTES
 MAX_APPEND: Final = 1000 * realtime.BYTES_PER_MS
 """Audio that waited goes in appends of at most a second: 64 kB of JSON, far below the API's 15 MiB."""
+MAX_MESSAGE: Final = 6 * 1024 * 1024
+"""The largest event that is read: 98 s of audio in one delta, where servers send a second or less. The API
+names no limit for its own events (15 MiB is for a client's append). One this large takes 6 to 9 ms to decode,
+in one piece: half a frame of all other calls. Larger ones are skipped and counted: messages_oversized."""
+MAX_DELTA: Final = 1000 * realtime.BYTES_PER_MS
+"""A larger delta is handed on as several events of at most a second, with the same ids."""
+TURN_EVENTS: Final = 16
+TURN_BYTES: Final = 65_536
+"""After so many events, or so much JSON (one read of the socket), all other tasks have their turn: about a
+millisecond of work. What an ordinary agent sends at once is less."""
+FLOOD_SECONDS: Final = 10.0
+FLOOD_EVENTS: Final = 10_000
+"""Within FLOOD_SECONDS: twenty times real time in deltas of 20 ms, the smallest in use."""
+FLOOD_BYTES: Final = 64 * 1024 * 1024
+"""Of JSON within FLOOD_SECONDS: 1000 s of audio, when the playout keeps 600 s."""
 MAX_BAD_EVENTS: Final = 100
 """Events that could not be read before the agent is given up: more than a rare slip, at most a few seconds of
 nonsense."""
@@ -124,6 +140,9 @@ class RealtimeAgent:
         self._wire: WebSocket | None = None
         self._life = _Life.CONNECTING
         self._outbox = _Outbox()
+        self._inbox: deque[str | bytes | AudioDelta] = deque()
+        """What came and is not handed on yet: the messages of one read, or the seconds of one delta."""
+        self._flood = _FloodMeter()
         self._odd: tuple[str, bytes] = ("", b"")
         self._counts: Counter[str] = Counter()
         self._bad_events = 0
@@ -149,7 +168,8 @@ class RealtimeAgent:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, configure, pump. Started when ready; returns after `close`; raises AgentLost.
 
-        Reasons: agent_unreachable, agent_timeout, agent_refused, agent_closed, agent_protocol, agent_stalled.
+        Reasons: agent_unreachable, agent_timeout, agent_refused, agent_closed, agent_protocol, agent_stalled,
+        agent_flood (more than FLOOD_EVENTS or FLOOD_BYTES within FLOOD_SECONDS).
         """
         try:
             with self._scope:
@@ -189,7 +209,7 @@ class RealtimeAgent:
                 wire = await WebSocket.open(
                     self._url,
                     self._headers,
-                    max_message=realtime.MAX_EVENT_BYTES,
+                    max_message=MAX_MESSAGE,
                     ssl_context=self._tls,
                 )
                 self._wire = wire
@@ -229,20 +249,38 @@ class RealtimeAgent:
             await self._receive(wire)
 
     async def _receive(self, wire: WebSocket) -> None:
-        for message in await wire.receive():
-            try:
-                event = realtime.decode_server_event_untrusted(message)
-            except BadPacket as bad:
-                self._count_bad(bad.reason)
-                continue
-            if isinstance(event, AudioDelta):
-                self._on_audio(event)
+        """One turn of bounded work, in order. What is left waits in `_inbox`, also over a cancellation."""
+        inbox = self._inbox
+        if inbox:
+            await trio.lowlevel.checkpoint()
+        else:
+            inbox.extend(await wire.receive())
+        events = size = 0
+        while inbox and events < TURN_EVENTS and size < TURN_BYTES:
+            item = inbox.popleft()
+            events += 1
+            if isinstance(item, AudioDelta):
+                self._on_event(item)
             else:
-                self._on_event(event)
-                if self._life in (_Life.CONNECTING, _Life.CONFIGURING):
-                    self._advance(event)
+                size += len(item)
+                self._on_message(item)
         if self._bad_events + wire.oversized > MAX_BAD_EVENTS:
             raise AgentLost("agent_protocol", "too many events that cannot be read")
+        if self._flood.exceeded(events, size, trio.current_time()):
+            raise AgentLost("agent_flood", f"too much within {FLOOD_SECONDS:.0f} s")
+
+    def _on_message(self, message: str | bytes) -> None:
+        try:
+            event = realtime.decode_server_event_untrusted(message)
+        except BadPacket as bad:
+            self._count_bad(bad.reason)
+            return
+        if isinstance(event, AudioDelta):
+            self._on_audio(event)
+        else:
+            self._on_event(event)
+            if self._life in (_Life.CONNECTING, _Life.CONFIGURING):
+                self._advance(event)
 
     def _advance(self, event: ServerEvent) -> None:
         """The steps from connected to ready."""
@@ -275,6 +313,10 @@ class RealtimeAgent:
             pcm = pcm[:whole]
         if not pcm:
             self._counts["audio_empty"] += 1
+        elif whole > MAX_DELTA:
+            ids = (event.response_id, event.item_id, event.content_index)
+            starts = range(0, whole, MAX_DELTA)
+            self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + MAX_DELTA]) for at in reversed(starts))
         elif pcm is event.pcm:
             self._on_event(event)
         else:
@@ -303,6 +345,26 @@ def check_settings(settings: AgentConfig) -> None:
 def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
     """The address and the headers with which the agent is dialled. Raises ConfigError."""
     return _address(settings.url, model or settings.model), _headers(settings)
+
+
+class _FloodMeter:
+    """What an agent sent in the present window of FLOOD_SECONDS."""
+
+    __slots__ = ("_events", "_size", "_until")
+
+    def __init__(self) -> None:
+        self._until = -math.inf
+        self._events = 0
+        self._size = 0
+
+    def exceeded(self, events: int, size: int, now: float) -> bool:
+        """Add one turn's events and bytes of JSON; True when that is too much."""
+        if now >= self._until:
+            self._until = now + FLOOD_SECONDS
+            self._events = self._size = 0
+        self._events += events
+        self._size += size
+        return self._events > FLOOD_EVENTS or self._size > FLOOD_BYTES
 
 
 class _Outbox:

@@ -80,7 +80,8 @@ class Playout:
         self._clock_rate = clock_rate
         self._frame_units = clock_rate * FRAME_SAMPLES // PCM_RATE
         self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
-        self._frames: deque[bytes] = deque()  # each FRAME_BYTES; a shorter one is the end of an answer
+        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`.
+        self._frames: deque[bytes] = deque()
         self._partial = b""
         self._partial_since = 0.0
         self._queued = 0  # bytes in _frames and _partial
@@ -98,12 +99,12 @@ class Playout:
         if not pcm:
             return
         data = self._partial + pcm if self._partial else pcm
+        # What is less than a frame takes the place of one: so there is room for it whenever it is flushed.
+        room = (self._limit - len(self._frames)) * FRAME_BYTES
+        if len(data) > room:
+            self.counts.overflow_samples += (len(data) - room) // 2
+            data = data[:room]
         whole = len(data) // FRAME_BYTES
-        room = max(0, self._limit - len(self._frames))
-        if whole > room:
-            self.counts.overflow_samples += (len(data) - room * FRAME_BYTES) // 2
-            data = data[: room * FRAME_BYTES]
-            whole = room
         self._queued += len(data) - len(self._partial)
         empty = not self._frames
         self._frames.extend(

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -41,7 +43,9 @@ reset."""
 BODY_SECONDS = 10.0
 GRACE_SECONDS = 2.0
 """How long a stopping server waits for requests under way; set-ups are bounded by 5 s, most take
-milliseconds."""
+milliseconds. Who is not done by then is cut off."""
+CUT_SECONDS = 0.1
+"""How long after the grace what is left is cut off, and how often. What heeds a cancellation is gone then."""
 KEEP_ALIVE_SECONDS = 15.0
 STALLED_SECONDS = 10.0
 """A peer that takes nothing of what is sent to it for this long is cut off by the kernel."""
@@ -53,6 +57,7 @@ SOCKET_QUEUE = 1
 handled a WebSocket holds three of the largest at most."""
 HEAD_LIMIT = 32 * 1024
 """Bytes of a request's head. A browser's WebSocket may carry an `ek_` of 8 kB twice."""
+FIXED_PATHS = ("/healthz", "/readyz", "/metrics")
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -172,8 +177,10 @@ class InternalApp:
         prefix = path if (method, path) in self._routes else path[: path.rfind("/") + 1]
         handler = self._routes.get((method, prefix))
         if handler is None:
-            known = any(route_path in (path, prefix) for _, route_path in self._routes)
-            return error_response(405 if known else 404, "not_found", f"There is no {method} {path} here.")
+            known = sorted(verb for verb, route_path in self._routes if route_path in (path, prefix))
+            if path in FIXED_PATHS:
+                known = ["GET", "HEAD"]
+            return _no_such_route(method, path, known)
         request = Request(
             method, path, path[len(prefix) :], scope["query_string"].decode("latin1"), headers, body
         )
@@ -208,6 +215,14 @@ async def serve_socket(socket: ServerSocket, handler: Callable[[ServerSocket], A
         await socket.close(INTERNAL_ERROR, "internal error")
 
 
+def _no_such_route(method: str, path: str, known: list[str]) -> Response:
+    message = f"There is no {method} {path} here."
+    if not known:
+        return error_response(404, "not_found", message)
+    # RFC 9110 section 15.5.6: a 405 says which methods there are.
+    return error_response(405, "method_not_allowed", message, headers=(("Allow", ", ".join(known)),))
+
+
 async def read_body(receive: Receive, limit: int) -> bytes | None:
     """The request's body, never holding more than `limit` bytes of it; None when it is longer."""
     body = bytearray()
@@ -232,32 +247,51 @@ async def serve_http(
     private_key: str = "",
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application until cancelled, then let requests under way finish for `GRACE_SECONDS`.
+    """Serve an ASGI application until cancelled, then let requests under way finish for `GRACE_SECONDS`; who
+    is still connected soon after that is cut off, so that the end is never later than a peer's patience.
 
     `listen` is `host:port`, `[v6]:port`; port 0 takes a free one. Started with the addresses really bound, in
     the same form. Both PEM files given: HTTPS. Raises OSError whose message names the address (or the
     certificate).
     """
     with _listen(listen) as listener:
-        bound = format_listen(*listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
         config = _hypercorn_config(certificate, private_key)
-        config.create_ssl_context()  # a bad certificate is told before anything is started
+        try:
+            config.create_ssl_context()  # a bad certificate is told before anything is started
+        except OSError as error:
+            message = f"cannot use certificate {certificate} with key {private_key}: {error}"
+            raise OSError(error.errno, message) from error
         config.bind = [f"fd://{listener.detach()}"]
     stop, up = trio.Event(), _Up()
+    sends: set[trio.CancelScope] = set()
 
     async def serve_shielded() -> None:
         # Hypercorn stops gracefully only on its own trigger, which cancellation must not overtake.
+        finishing = _finishing_sends(app, sends)
         with trio.CancelScope(shield=True):
-            await serve(
-                _finishing_sends(app), config, shutdown_trigger=stop.wait, task_status=up, mode="asgi"
-            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cut_off)
+                await serve(finishing, config, shutdown_trigger=stop.wait, task_status=up, mode="asgi")
+                nursery.cancel_scope.cancel()
+
+    async def cut_off() -> None:
+        # Hypercorn's deadline reaches neither its own sends nor ours: both are shielded, and last as long as
+        # a peer that does not read.
+        await stop.wait()
+        await trio.sleep(GRACE_SECONDS)
+        while True:
+            await trio.sleep(CUT_SECONDS)
+            for scope in sends:
+                scope.cancel()
+            _shut_connections(host, port)
 
     async with trio.open_nursery() as nursery:
         # Not `nursery.start`: cancelled while it starts, that would wait for the end of a shielded task.
         nursery.start_soon(serve_shielded)
         try:
             await up.event.wait()
-            task_status.started([bound])
+            task_status.started([format_listen(host, port)])
             await trio.sleep_forever()
         finally:
             stop.set()
@@ -302,11 +336,44 @@ def _listen(listen: str) -> socket.socket:
     return listener
 
 
+def _shut_connections(host: str, port: int) -> None:
+    """Shut every connection that was accepted on this address, which ends whatever waits to write to it.
+
+    Hypercorn gives nobody its sockets, so they are found among the open files. Where those cannot be listed
+    the kernel's time limit is what is left.
+    """
+    try:
+        descriptors = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            copy = os.dup(descriptor)
+        except OSError:
+            continue
+        if not stat.S_ISSOCK(os.fstat(copy).st_mode):
+            os.close(copy)
+            continue
+        with socket.socket(fileno=copy) as connection:
+            if connection.type != socket.SOCK_STREAM or connection.family not in (
+                socket.AF_INET,
+                socket.AF_INET6,
+            ):
+                continue
+            own_host, own_port = connection.getsockname()[:2]
+            if own_port == port and host in (own_host, "0.0.0.0", "::"):
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # gone already
+
+
 def _hypercorn_config(certificate: str, private_key: str) -> HypercornConfig:
     websocket.install()
     config = HypercornConfig()
     config.certfile = certificate or None
     config.keyfile = private_key or None
+    config.keyfile_password = ""  # with None, OpenSSL asks at the terminal for that of an encrypted key
     config.alpn_protocols = ["http/1.1"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.accesslog = None
@@ -324,8 +391,9 @@ def _hypercorn_config(certificate: str, private_key: str) -> HypercornConfig:
     return config
 
 
-def _finishing_sends(app: AsgiApp) -> AsgiApp:
+def _finishing_sends(app: AsgiApp, sends: set[trio.CancelScope]) -> AsgiApp:
     """Let every message an application sends be sent whole, whatever happens to the task that sends it.
+    `sends` holds the scopes of those under way.
 
     Hypercorn closes or recycles a connection inside the `send` of a response's last message, and tells the
     application `http.disconnect` in the middle of that. quart-trio (0.12) answers by cancelling the request's
@@ -348,14 +416,21 @@ def _finishing_sends(app: AsgiApp) -> AsgiApp:
             return message
 
         async def whole_send(message: Any) -> None:
-            with trio.move_on_after(STALLED_SECONDS, shield=True):
-                if not unread or message.get("more_body", False) or message["type"] != "http.response.body":
-                    await send(message)
-                    return
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_discard, receive)
-                    await send(message)
-                    nursery.cancel_scope.cancel()
+            with trio.move_on_after(STALLED_SECONDS, shield=True) as scope:
+                sends.add(scope)
+                try:
+                    await send_and_read(message)
+                finally:
+                    sends.discard(scope)
+
+        async def send_and_read(message: Any) -> None:
+            if not unread or message.get("more_body", False) or message["type"] != "http.response.body":
+                await send(message)
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_discard, receive)
+                await send(message)
+                nursery.cancel_scope.cancel()
 
         await app(scope, counting_receive, whole_send)
 

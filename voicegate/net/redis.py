@@ -10,6 +10,10 @@ replayed is counted and ignored, so that writing to Redis cannot redirect a call
 table stays as it is; a record goes when its transceiver says so, or when it was missing from every
 reading for half a lease (by then a live transceiver has put it back, after an emptied Redis too).
 
+Between two starts of a transceiver the later one counts, by its wall clock. A clock may have been set back,
+so a start takes a time after that of any it knows of under its id, and where it could know of none, the lease
+that stands in the key for half a lease wins: a live transceiver would have taken its place back by then.
+
 redis-py has no Trio client, so each command runs in a thread, under time limits. Nothing here is per
 packet or per call.
 """
@@ -113,7 +117,7 @@ class RedisRegistry(Registry):
         while True:
             if wanted == 0:
                 record = msgspec.structs.replace(record, id=free_id(self._leases))
-            lease = _Lease(record, time.time_ns() // 1_000_000, 0)
+            lease = _Lease(record, self._start_time(record.id), 0)
             try:
                 if await self._write(lease):
                     self._own = lease
@@ -124,6 +128,12 @@ class RedisRegistry(Registry):
             if wanted != 0 and trio.current_time() > deadline:
                 raise RegistryError(f"transceiver id {wanted} is held by another process: choose another")
             await trio.sleep(BACKOFF_SECONDS[0])
+
+    def _start_time(self, id: int) -> int:
+        """The wall clock in ms, or more: later than every start we know of with this id."""
+        known = self._leases.get(id) or self._tombs.get(id)
+        now = time.time_ns() // 1_000_000
+        return now if known is None else max(now, known.started + 1)
 
     def publish_nowait(self, record: TransceiverRecord) -> None:
         own = self._own
@@ -196,20 +206,34 @@ class RedisRegistry(Registry):
         if now - self._read_at > 3 * POLL_SECONDS:
             self._missing.clear()  # nobody could renew while nobody could read: start counting anew
         self._read_at = now
-        seen = set()
+        seen: set[int] = set()
+        heirs: dict[int, _Lease] = {}
         for id, token in tokens.items():
             lease = self._open_untrusted(token)
-            if lease is not None and lease.record.id == id and not lease.gone:
+            if lease is None or lease.record.id != id or lease.gone:
+                continue
+            self._apply(lease)
+            known = self._leases.get(id) or self._tombs.get(id)
+            if known is None or known.record.boot == lease.record.boot:
                 seen.add(id)
-                self._apply(lease)
-        for id in [id for id in self._leases if id not in seen]:
-            if now - self._missing.setdefault(id, now) > self._config.lease_seconds / 2 and not self._is_own(
-                id
-            ):
-                self._counts["expired"] += 1
-                self._forget(id)
-        for id in [id for id in self._missing if id in seen or id not in self._leases]:
+            else:
+                heirs[id] = lease  # of another start, and not a later one by its own account
+        absent = {*self._leases, *heirs} - seen
+        for id in absent:
+            since = self._missing.setdefault(id, now)
+            if now - since > self._config.lease_seconds / 2 and not self._is_own(id):
+                self._replace_missing(id, heirs.get(id))
+        for id in self._missing.keys() - absent:
             del self._missing[id]
+
+    def _replace_missing(self, id: int, heir: _Lease | None) -> None:
+        """Forget who has not held its lease for long, for the sake of who does hold it, if anybody."""
+        if id in self._leases:
+            self._counts["expired"] += 1
+            self._forget(id)
+        if heir is not None:
+            self._tombs.pop(id, None)
+            self._apply(heir)
 
     async def _keep_listening(self) -> None:
         await self._board.call(self._board.subscribe)
@@ -301,14 +325,18 @@ class _Board:
 
     def __init__(self, url: str, prefix: str) -> None:
         # redis-py types its blocking and its asynchronous answers as one.
-        self._client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=COMMAND_SECONDS,
-            socket_connect_timeout=COMMAND_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # once: a pooled connection from before a restart
-            protocol=2,
-        )
-        where = self._client.connection_pool.connection_kwargs
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url,
+                socket_timeout=COMMAND_SECONDS,
+                socket_connect_timeout=COMMAND_SECONDS,
+                retry=Retry(NoBackoff(), 1),  # once: a pooled connection from before a restart
+                protocol=2,
+            )
+            where = self._client.connection_pool.connection_kwargs
+            self._client.connection_pool.connection_class(**where)  # takes what is in the URL, or raises
+        except (ValueError, TypeError, redis.RedisError) as error:
+            raise RegistryError(f"registry.redis cannot be used: {error}") from None
         self.name = f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}".rstrip(":")
         self._prefix = prefix
         self._subscription: Any = None

@@ -7,16 +7,21 @@ Theory of operation. A *flow* is a short-lived note that a client address belong
    the password derived from it. All else from a client goes by flow or is dropped. The relay answers nobody.
 2. A flow is *provisional* until the transceiver's Binding success with the same transaction id goes back
    through the relay; then it is *confirmed*. (Stacks that believed the ufrag alone let anybody take a call.)
-3. A confirmed flow whose transceiver sent something in the last 5 s is never re-pointed by another ticket: a
-   forged source address costs an attacker nothing, so it must gain nothing.
+3. A live flow is never re-pointed by another ticket: a forged source address costs an attacker nothing, so it
+   must gain nothing. Live means: more than STUN came from the client lately and ever went to it, and its
+   transceiver sent anything in the last 5 s. A flow of mere checks gives way, or whoever forged an address
+   first would keep its owner out; but only SETTLING_SECONDS after it was confirmed, so that two tickets do
+   not take it from each other for ever.
 4. Towards clients only addresses are sent to that have a live flow of the sending transceiver, and
    transceivers are believed only by their address and the link's tag: a broken one makes no open relay of us.
 5. Transceivers are known from the registry, and only those inside the allowed networks are used (`routes`).
 6. Every table is bounded, provisional flows go first, and no packet costs more than constant time.
+7. A check belongs to the address it came from first: who watched it go by makes no flow by repeating it. When
+   a ticket has all its flows, the one that carries least goes, not the newcomer: clients change their port.
 
     nothing ── valid request ──► provisional ── Binding success ──► confirmed
                                      │ 5 s, or evicted                  │ client silent for `idle_seconds`,
-                                     └──────────► nothing ◄─────────────┘ released, or taken over (rule 3)
+                                     └──────────► nothing ◄─────────────┘ released, or lost by rule 3 or 7
 
 The data plane reads `flows` and the public attributes of `Flow` for packets of existing flows;
 `from_client` and `to_client` are the whole rules, and it calls them for all else.
@@ -27,7 +32,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
-from voicegate.proto.address import IPV4_LENGTH, ClientAddress
+from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
 from voicegate.proto.demux import Kind, kind
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.keys import ClusterKeys
@@ -41,6 +46,11 @@ PROVISIONAL_SECONDS = 5.0
 section 14.3)."""
 IN_USE_SECONDS = 5.0
 """A transceiver answers checks every 2.5 s (Chromium) to 6 s (Firefox) and sends audio or RTCP in between."""
+SETTLING_SECONDS = 2.0
+"""How long a confirmed flow may take to become live: a nomination and DTLS's first flight each way are three
+round trips, and ITU-T G.114's limit for a conversation, 400 ms one way, makes 0.8 s of a round trip."""
+SEEN_TRANSACTIONS = 64
+"""Remembered per ticket: more than all checks of a set-up, and 160 s of Chromium's consent checks."""
 MAX_PROVISIONAL_PER_TICKET = 4
 MAX_FLOWS_PER_TICKET = 8
 """As mediasoup's tuples: a client has a handful of local addresses, and now and then a new one."""
@@ -54,12 +64,24 @@ SWEEP_SHARE = 16
 class Holder:
     """The flows of one ticket: at most MAX_FLOWS_PER_TICKET."""
 
-    __slots__ = ("flows", "password", "ufrag")
+    __slots__ = ("flows", "password", "seen", "ufrag")
 
     def __init__(self, ufrag: bytes, password: bytes) -> None:
         self.ufrag = ufrag
         self.password = password
         self.flows: list[Flow] = []
+        self.seen = b""
+        """Transactions of its last checks, each with the address it came from. One string: with 100,000
+        calls a table for each would be the larger part of the relay's memory."""
+
+    def note(self, transaction: bytes, client: ClientAddress) -> None:
+        """Remember a check that was let through."""
+        record = transaction + client.ljust(IPV6_LENGTH, b"\0")
+        self.seen = (self.seen + record)[-SEEN_TRANSACTIONS * len(record) :]
+
+    def is_replay(self, transaction: bytes, client: ClientAddress) -> bool:
+        """Whether a check came from another address before: a client sends each transaction from one."""
+        return transaction in self.seen and transaction + client.ljust(IPV6_LENGTH, b"\0") not in self.seen
 
 
 class Flow:
@@ -69,11 +91,13 @@ class Flow:
         "checked",
         "client",
         "client_seen",
+        "confirmed_at",
         "frame_header",
         "holder",
         "name",
         "port",
         "route",
+        "settled",
         "source",
         "transaction",
         "transceiver_seen",
@@ -95,7 +119,12 @@ class Flow:
         """That of the last check while the flow is provisional; None: confirmed."""
         self.checked = 0.0
         """When its last check came."""
-        self.client_seen = 0.0
+        self.confirmed_at = float("-inf")
+        self.client_seen = float("-inf")
+        """When the client last sent anything but STUN."""
+        self.settled = False
+        """Confirmed, and the transceiver has sent it more than STUN. Until then `to_client` looks at every
+        packet of the transceiver."""
         self.transceiver_seen = float("-inf")
 
 
@@ -149,27 +178,27 @@ class RelayCore:
             if flow is None:
                 self.drops["no_flow"] += 1
                 return None
+            flow.client_seen = now
         else:
             try:
                 flow = self._route_check_untrusted(data, flow, client, name, port, now, wall)
             except BadPacket as error:
                 self.drops[error.reason] += 1
                 return None
-        flow.client_seen = now
         return flow
 
     def to_client(self, route: Route, client: ClientAddress, payload: bytes, now: float) -> Flow | None:
-        """The flow along which a transceiver's frame goes to its client, or None: dropped and counted."""
+        """The flow along which a transceiver's frame goes to its client, or None: dropped and counted.
+        `payload` is not empty."""
         flow = self.flows.get(client)
         if flow is None or flow.route is not route:
             self.drops["frame_without_flow"] += 1
             return None
-        if (
-            flow.transaction is not None
-            and is_binding_success(payload)
-            and transaction_id(payload) == flow.transaction
-        ):
+        if flow.transaction is None:
+            flow.settled = flow.settled or kind(payload[0]) is not Kind.STUN
+        elif is_binding_success(payload) and transaction_id(payload) == flow.transaction:
             flow.transaction = None
+            flow.confirmed_at = now
             del self._provisional[client]
             self._confirmed[client] = flow
         flow.transceiver_seen = now
@@ -193,7 +222,7 @@ class RelayCore:
             self._remove(flow, "unanswered")
         for _ in range(min(len(self._confirmed), budget)):
             client, flow = next(iter(self._confirmed.items()))
-            if now - flow.client_seen >= self._idle_seconds:
+            if now - max(flow.client_seen, flow.checked) >= self._idle_seconds:
                 self._remove(flow, "idle")
             else:
                 self._confirmed.move_to_end(client)
@@ -216,14 +245,16 @@ class RelayCore:
         """The flow for a connectivity check: its own, or a new one. Cheap refusals first."""
         username, integrity_offset = peek_username_untrusted(data)
         ufrag = username.partition(b":")[0]
+        transaction = transaction_id(data)
         if flow is not None and flow.holder.ufrag == ufrag:
             # A ticket's expiry gates the making of a flow, never an existing one.
             if not verify_integrity(data, integrity_offset, flow.holder.password):
                 raise BadPacket("stun_integrity")
+            flow.holder.note(transaction, client)
             flow.port = port
             flow.checked = now
             if flow.transaction is not None:
-                flow.transaction = transaction_id(data)
+                flow.transaction = transaction
                 self._provisional.move_to_end(client)
             return flow
         ticket = self._tickets.open_untrusted(ufrag)
@@ -241,28 +272,40 @@ class RelayCore:
             raise BadPacket("stun_integrity")
         if client in self._own or client[-2:] == b"\0\0":
             raise BadPacket("client_address")
+        if holder.is_replay(transaction, client):
+            raise BadPacket("stun_replay")
         if flow is not None:
-            if flow.transaction is None and now - flow.transceiver_seen < IN_USE_SECONDS:
+            if self._is_live(flow, now):
                 raise BadPacket("flow_in_use")
             self._remove(flow, "taken_over")
         self._make_room(client, holder)
-        return self._add(Flow(client, name, port, route, holder, transaction_id(data)), now)
+        holder.note(transaction, client)
+        return self._add(Flow(client, name, port, route, holder, transaction), now)
+
+    def _is_live(self, flow: Flow, now: float) -> bool:
+        """Rule 3. What the client's side sends can be forged, so it counts only when the transceiver took it
+        up; a client may be quiet for half a minute (SCTP's heartbeat, RFC 9260 section 8.3)."""
+        if now - flow.transceiver_seen >= IN_USE_SECONDS:
+            return False
+        if now - flow.confirmed_at < SETTLING_SECONDS:
+            return True
+        return flow.settled and now - flow.client_seen < self._idle_seconds
 
     def _make_room(self, client: ClientAddress, holder: Holder) -> None:
-        """Bring every table below its bound for one more flow; BadPacket when only confirmed flows are left.
+        """Bring every table below its bound for one more flow; BadPacket when only confirmed flows of other
+        tickets are left.
 
-        Evicting the oldest provisional flow, rather than refusing the new one, means that whoever replays
-        a captured check must do so within the transceiver's answering time to be in the way.
+        Evicting the oldest provisional flow, rather than refusing the new one, means that whoever is in the
+        way must be so within the transceiver's answering time.
         """
-        if len(holder.flows) >= MAX_PROVISIONAL_PER_TICKET:
-            waiting = [flow for flow in holder.flows if flow.transaction is not None]
-            full = len(holder.flows) >= MAX_FLOWS_PER_TICKET
-            if len(waiting) >= MAX_PROVISIONAL_PER_TICKET or (waiting and full):
-                self._remove(waiting[0], "ticket_flows")
-            elif full:
-                raise BadPacket("ticket_flows")
         if self._sources.get(_source(client), 0) >= self._share:
             raise BadPacket("source_flows")
+        if len(holder.flows) >= MAX_PROVISIONAL_PER_TICKET:
+            waiting = [flow for flow in holder.flows if flow.transaction is not None]
+            if len(waiting) >= MAX_PROVISIONAL_PER_TICKET:
+                self._remove(waiting[0], "ticket_flows")
+            elif len(holder.flows) >= MAX_FLOWS_PER_TICKET:
+                self._remove(min(holder.flows, key=_worth), "ticket_flows")
         if self._provisional and (
             len(self._provisional) >= self._share or len(self.flows) >= self._max_flows
         ):
@@ -301,3 +344,9 @@ class RelayCore:
 def _source(client: ClientAddress) -> bytes:
     """Whom the caps count as one: an IPv4 address, or the /64 that one IPv6 subscriber has all to itself."""
     return client[:-2] if len(client) == IPV4_LENGTH else client[:8]
+
+
+def _worth(flow: Flow) -> tuple[bool, bool, float, float]:
+    """Which flow of a full ticket goes, the least first: unanswered, never taken up by the transceiver,
+    nothing but checks, the longest silent. So the one that carries media now is the last."""
+    return flow.settled, flow.transaction is None, flow.client_seen, flow.checked

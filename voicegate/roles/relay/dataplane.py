@@ -280,7 +280,7 @@ class DataPlane:
                 core.release(route, client)
                 continue
             flow = flow_of(client)
-            if flow is None or flow.route is not route or flow.transaction is not None:
+            if flow is None or flow.route is not route or not flow.settled:
                 flow = core.to_client(route, client, bytes(view[position:stop]), now)
             else:
                 flow.transceiver_seen = now

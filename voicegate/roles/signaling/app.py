@@ -15,14 +15,14 @@ from typing import Any
 import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from voicegate import logs, metrics
 from voicegate.config import SignalingConfig
-from voicegate.net.http import BODY_SECONDS, AsgiApp, error_body, read_body
+from voicegate.net.http import BODY_SECONDS, FIXED_PATHS, AsgiApp, error_body, read_body
 from voicegate.net.websocket import ServerSocket
 from voicegate.roles.signaling import core
-from voicegate.roles.signaling.calls import CALLS, Signaling, denied_answer, error_answer
+from voicegate.roles.signaling.calls import CALLS, Signaling, denied_answer, empty_answer, error_answer
 from voicegate.roles.signaling.keys import Caller, Denied, KeyRing, token_of
 from voicegate.roles.signaling.sockets import REFUSAL_SECONDS, Sockets
 
@@ -48,9 +48,11 @@ class Door:
         self._origins = settings.allowed_origins
         self._ring = ring
 
-    def check_source(self, peer: str, host: str, origin: str) -> None:
+    def check_source(self, peer: str, host: str, origin: str, path: str = "") -> None:
         """Raises Denied (403)."""
-        if not self._ring and not (core.is_loopback(peer) and core.host_is_loopback(host)):
+        # HTTP/1.0 probes may name no host; no browser, whose DNS could be re-bound, does that.
+        named_ours = core.host_is_loopback(host) or (not host and path in FIXED_PATHS)
+        if not self._ring and not (core.is_loopback(peer) and named_ours):
             raise Denied(403, "loopback_only", "Without signaling.api_keys only this machine is served.")
         if not core.origin_is_allowed(origin, self._origins, bool(self._ring)):
             raise Denied(403, "origin_not_allowed", "Pages of this origin may not call here.", "origin")
@@ -70,11 +72,10 @@ class Door:
     def cors_headers(self, origin: str) -> dict[str, str]:
         return core.cors_headers(origin, self._origins, bool(self._ring))
 
-    def needs_key(self, path: str, peer: str) -> bool:
-        """The page and the probes are open; numbers about the service only on loopback."""
-        return path.startswith("/v1/") or (
-            bool(self._ring) and path == "/metrics" and not core.is_loopback(peer)
-        )
+    def needs_key(self, path: str) -> bool:
+        """The page and the probes are open. The numbers are not, to loopback neither: behind a reverse proxy
+        on this machine every peer is loopback."""
+        return path.startswith("/v1/") or (bool(self._ring) and path == "/metrics")
 
 
 def make_app(settings: SignalingConfig, door: Door, signaling: Signaling, sockets: Sockets) -> AsgiApp:
@@ -88,11 +89,11 @@ def make_app(settings: SignalingConfig, door: Door, signaling: Signaling, socket
         peer, headers = request.remote_addr or "", request.headers
         not_before = trio.current_time() + REFUSAL_SECONDS
         try:
-            door.check_source(peer, request.host, headers.get("Origin", ""))
+            door.check_source(peer, headers.get("Host", ""), headers.get("Origin", ""), request.path)
             if request.method == "OPTIONS":
                 asked = headers.get("Access-Control-Request-Headers", "")
-                return Response(b"", 204, dict(core.preflight_headers(asked)))
-            if door.needs_key(request.path, peer):
+                return empty_answer(204, core.preflight_headers(asked))
+            if door.needs_key(request.path):
                 g.caller = door.admit(headers.get("Authorization", ""), headers.get(_SAFETY_IDENTIFIER, ""))
         except Denied as denied:
             if denied.status == 401:
@@ -120,7 +121,12 @@ def make_app(settings: SignalingConfig, door: Door, signaling: Signaling, socket
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
         name = (error.name or "error").lower().replace(" ", "_")
-        return error_answer(error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}")
+        response = error_answer(
+            error.code or 500, name, f"{error.name}: {request.method} {request.path[:200]}"
+        )
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted({*error.valid_methods, "OPTIONS"}))
+        return response
 
     @app.errorhandler(Exception)
     async def our_error(error: Exception) -> Response:

@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -150,7 +150,7 @@ class Signaling:
             if isinstance(outcome, Allocated):
                 registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
                 self._results["created"] += 1
-                _log.info("call set up", call=outcome.call_id, transceiver=record.id, key=wanted.key_id)
+                _log.info("call set up", call=outcome.call_id, transceiver=record.id, key_id=wanted.key_id)
                 return outcome
             if outcome.status != 503:
                 self._results["refused"] += 1
@@ -199,7 +199,7 @@ class Signaling:
             return denied_answer(denied)
         except ValueError as error:
             return error_answer(400, "session_too_large", f"The session is too large: {error}.", "session")
-        _log.info("client secret made", key=key.id, session=secret.id, seconds=wanted.seconds)
+        _log.info("client secret made", key_id=key.id, session=secret.id, seconds=wanted.seconds)
         shown = {"type": "realtime", "model": self._agent_model, **session}
         if not shown["model"]:
             del shown["model"]
@@ -218,7 +218,7 @@ class Signaling:
                 return None
             self._limits.forget(call_id)
             _log.info("call hung up by its client", call=call_id)
-            return Response(b"", 200)
+            return empty_answer(200)
 
         return await self._about_call(call_id, ask)
 
@@ -270,6 +270,13 @@ class Signaling:
 
 def error_answer(status: int, code: str, message: str, param: str | None = None) -> Response:
     return Response(error_body(status, code, message, param), status, content_type="application/json")
+
+
+def empty_answer(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer without content and so without a type: clients that parse JSON by its name do not try to."""
+    response = Response(b"", status, dict(headers or {}))
+    response.headers.pop("Content-Type", None)
+    return response
 
 
 def denied_answer(denied: Denied) -> Response:

@@ -102,7 +102,7 @@ class CallAudio:
         if not self.listening:
             return
         if self._early is not None:
-            self._early += pcm[: MAX_EARLY_BYTES - len(self._early)]
+            self._keep_early(pcm)
             return
         self._playout.push(pcm, now)
         self._send_due_frame(now)
@@ -122,6 +122,15 @@ class CallAudio:
             self._early.clear()
             return was_speaking
         return self._playout.clear(now).dropped_samples > 0
+
+    def _keep_early(self, pcm: bytes) -> None:
+        """Whole samples while there is room; the rest is counted as the playout counts it."""
+        assert self._early is not None, "only before the start"
+        counts = self._playout.counts
+        counts.odd_bytes += len(pcm) % 2
+        kept = min(len(pcm), MAX_EARLY_BYTES - len(self._early)) & ~1
+        counts.overflow_samples += len(pcm) // 2 - kept // 2
+        self._early += pcm[:kept]
 
     def poll_packet(self) -> tuple[bool, bytes] | None:
         """(is RTCP, packet in the clear), or None."""

@@ -307,15 +307,20 @@ class TransceiverCore:
             authenticated = entry.call.receive_datagram(data, client, now)
         except BadPacket:
             authenticated = False  # counted by the call
-        if authenticated and entry.paths.get(client) != relay:
+        if authenticated and (entry.paths.get(client) != relay or self._by_client.get(client) is not entry):
             self._learn_path(entry, client, relay, now)
         self._drain(entry, now)
 
     def _learn_path(self, entry: Entry, client: ClientAddress, relay: str, now: float) -> None:
         owner = self._by_client.get(client)
-        if owner is not None and owner is not entry and owner.call.silent_for(now) < TAKEOVER_SECONDS:
+        if (
+            owner is not None
+            and owner is not entry
+            and owner.call.client == client
+            and owner.call.silent_for(now) < TAKEOVER_SECONDS
+        ):
             # Integrity does not cover the source address: the holder of one valid ticket could spoof another
-            # client's and take its media away.
+            # client's and take its media away. An address that its owner only ever checked from is not kept.
             self.drops["client_taken"] += 1
             return
         if client not in entry.paths and len(entry.paths) >= MAX_PATHS:

@@ -1,0 +1,77 @@
+"""voicegate.roles.transceiver.audio: what the agent says before the client is there."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voicegate.proto.sdp import AudioFormat, Codec
+from voicegate.roles.transceiver.audio import MAX_EARLY_BYTES, CallAudio
+
+NOW = 1000.0
+
+
+def call_audio(*, listening: bool = True) -> CallAudio:
+    return CallAudio(
+        AudioFormat(0, Codec.PCMU, 8000, 1),
+        listening=listening,
+        ssrc=1,
+        cname="c",
+        first_sequence=0,
+        first_timestamp=0,
+        random=lambda: 0.5,
+        wall_offset=0.0,
+        now=NOW,
+    )
+
+
+def counts(audio: CallAudio) -> dict[str, int]:
+    playout = audio.statistics()["playout"]
+    assert isinstance(playout, dict)
+    return playout
+
+
+def test_early_audio_is_played_from_the_start() -> None:
+    audio = call_audio()
+    audio.play(bytes(960), NOW)
+    audio.play(bytes(500), NOW)
+    audio.end_of_audio(NOW)
+    assert audio.poll_packet() is None
+    audio.start(NOW + 1)
+    assert audio.poll_packet() is not None
+    audio.handle_timeout(NOW + 1.02)
+    assert audio.poll_packet() is not None
+    assert counts(audio)["frames"] == 2
+    assert counts(audio)["overflow_samples"] == counts(audio)["odd_bytes"] == 0
+    audio.close()
+
+
+@pytest.mark.parametrize("size", [2, 960, 100_000, 2 * MAX_EARLY_BYTES])
+def test_early_audio_beyond_its_bound_is_counted(size: int) -> None:
+    audio = call_audio()
+    pushed = 0
+    while pushed < MAX_EARLY_BYTES + 10 * 960:
+        audio.play(bytes(size if pushed else MAX_EARLY_BYTES - 960), NOW)
+        pushed += size if pushed else MAX_EARLY_BYTES - 960
+    assert counts(audio)["overflow_samples"] == (pushed - MAX_EARLY_BYTES) // 2
+    audio.start(NOW)
+    assert counts(audio)["overflow_samples"] == (pushed - MAX_EARLY_BYTES) // 2
+    audio.close()
+
+
+@given(st.lists(st.integers(0, 2000), max_size=20))
+def test_half_samples_are_refused_and_shift_nothing(sizes: list[int]) -> None:
+    audio = call_audio()
+    for size in sizes:
+        audio.play(b"\1\2" * (size // 2) + b"\3" * (size % 2), NOW)
+    assert bytes(audio._early or b"") == b"\1\2" * sum(size // 2 for size in sizes)
+    assert counts(audio)["odd_bytes"] == sum(size % 2 for size in sizes)
+    audio.close()
+
+
+def test_a_client_that_does_not_listen_keeps_nothing() -> None:
+    audio = call_audio(listening=False)
+    audio.play(bytes(MAX_EARLY_BYTES), NOW)
+    assert not audio.stop_playing(NOW)
+    audio.close()

@@ -1,0 +1,79 @@
+"""What the configuration points at outside itself: can it be used? None, or a sentence for a person."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_OPTIONS = frozenset({"db", "username", "password", "client_name"})
+_REDISS_OPTIONS = frozenset(
+    {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_check_hostname"}
+    | {"ssl_cert_reqs"}
+)
+"""What a query may say. The rest of what redis-py takes there would change what we rely on."""
+
+
+def redis_problem(text: str) -> str | None:
+    """What is wrong with the URL, without repeating any of it: it may hold a password."""
+    if not text.startswith(tuple(f"{scheme}://" for scheme in _REDIS_SCHEMES)):
+        return "must be a URL that begins with redis://, rediss:// or unix://"
+    try:
+        url = urlsplit(text)
+        # Port 0 is what redis-py takes for none at all.
+        port_is_wrong = url.port == 0
+    except ValueError:
+        port_is_wrong = True
+    if port_is_wrong:
+        return "must have an IP address or name and a port from 1 to 65535 (%-encode / ? # @ : in a password)"
+    options = {name: values[0] for name, values in parse_qs(url.query).items()}
+    known = _REDIS_OPTIONS | (_REDISS_OPTIONS if url.scheme == "rediss" else frozenset())
+    if options.keys() - known:
+        return f"has an option other than {', '.join(sorted(known))}"
+    if url.scheme == "unix" and not url.path.strip("/"):
+        return "must name a socket, as in unix:///run/redis.sock?db=0"
+    database = options.get("db", "" if url.scheme == "unix" else unquote(url.path).strip("/"))
+    if database and not (database.isascii() and database.isdigit()):
+        return "must end in the number of a database, as in redis://127.0.0.1:6379/0"
+    if options.get("ssl_cert_reqs", "none") not in ("none", "optional", "required"):
+        return "must have none, optional or required as ssl_cert_reqs"
+    return None
+
+
+def pair_problem(certificate: str, private_key: str) -> str | None:
+    """Load the two as the server will. OpenSSL does not say which file it means, so each is looked at."""
+    try:
+        chain = Path(certificate).read_bytes()
+        key = Path(private_key).read_bytes()
+    except OSError as error:
+        return f"signaling.certificate or signaling.private_key: {error.filename}: {error.strerror}"
+    if b"-----BEGIN " not in chain or b"CERTIFICATE-----" not in chain:
+        return f"signaling.certificate: {certificate} holds no certificate in PEM form"
+    if b"PRIVATE KEY-----" not in key:
+        return f"signaling.private_key: {private_key} holds no private key in PEM form"
+    encrypted = False
+
+    def no_password() -> str:
+        nonlocal encrypted
+        encrypted = True
+        return ""
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, private_key, no_password)
+    except (OSError, ValueError) as error:
+        if encrypted:
+            return (
+                f"signaling.private_key: {private_key} is encrypted; voicegate cannot ask for a pass phrase"
+            )
+        reason = getattr(error, "reason", None) or error
+        if reason == "KEY_VALUES_MISMATCH":
+            return (
+                f"signaling.private_key: {private_key} is not the key of signaling.certificate {certificate}"
+            )
+        return (
+            f"signaling.certificate {certificate} and signaling.private_key {private_key} cannot be loaded:"
+            f" {reason}"
+        )
+    return None
