@@ -3,7 +3,7 @@
     python -m bench.peers.channel_end ours|aiortc
 
 The same work for both: ICE, DTLS, SCTP and DCEP on one UDP socket; whatever comes is sent back on its
-channel. Each does it its own way: aiortc on asyncio, ours a datagram at a time over batched I/O, as a transceiver has
+channel. Each does it its own way: aiortc on asyncio, ours over batched I/O, as a transceiver has
 it. It answers one offer, a line of JSON on standard input, with a line of JSON on standard output, and ends
 with its standard input.
 """

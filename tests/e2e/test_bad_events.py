@@ -8,7 +8,6 @@ import json
 import random
 import struct
 import time
-import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -137,11 +136,8 @@ def data(
     return wire.build_data(flags, tsn, stream, ssn, ppid, payload)
 
 
-class Known(tuple[int, int, int]):
-    """(the gateway's tag, our next TSN, its last TSN that we have) of an association that stands."""
-
-
 def known(channel: LightChannel) -> tuple[int, int]:
+    """(the gateway's tag, our next TSN) of an association that stands."""
     life = channel.association._life
     return life.peer_tag, life.outbound._next
 
@@ -290,9 +286,6 @@ def test_in_an_association(gate: Gate, fleet: Fleet, voice: list[bytes], witness
     call.wait_for("closed", 5)
 
 
-SURVIVES_NOT = {"an ABORT": ChunkType.ABORT}
-
-
 def test_an_abort_ends_the_channel_and_not_the_call(
     gate: Gate, fleet: Fleet, voice: list[bytes], witness: Witness
 ) -> None:
@@ -339,10 +332,6 @@ def test_half_messages_without_end(
         )
     assert fleet.hang_up(call, key=KEY) == 200
     call.wait_for("closed", 5)
-    assert_media_alive_elsewhere(fleet, witness)
-
-
-def assert_media_alive_elsewhere(fleet: Fleet, witness: Witness) -> None:
     assert_alive(fleet, witness.call)
 
 
@@ -562,7 +551,6 @@ def test_a_hundred_thousand_messages_a_second_past_any_window(
     witness.check()
     assert fleet.hang_up(call, key=KEY) == 200
     assert fleet.hang_up(witness.call, key=KEY) == 200
-    warnings.warn(str(figures), stacklevel=1)
 
 
 # --------------------------------------------------------------------------------------------------- keys

@@ -327,7 +327,8 @@ class LightCall:
             self._count("unexpected")
 
     def _receive_stun(self, data: bytes, address: Address, now: float) -> None:
-        assert self.answer is not None
+        if self.answer is None:
+            raise BadPacket("stun_before_answer")
         if stun.is_binding_request(data):
             request = stun.parse_binding_request_untrusted(data)
             if not stun.verify_integrity(data, request.integrity_offset, self.password.encode()):
