@@ -185,6 +185,26 @@ class TestEnd:
         rig.run(60.0)
         assert core.next_deadline() is None
 
+    def test_hang_up_in_the_last_half_round_trip_of_the_handshake(self) -> None:
+        rig = Rig(one_way=0.05)
+        client, call_id = rig.call()
+        while "connected" not in client.times:
+            rig.run(0.01)
+        assert not rig.events, "the gateway does not know yet"
+        assert rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        rig.run(0.2)
+        assert client.closed == "far: remote_close"
+        assert rig.events == [(call_id, Ended(EndReason.HANGUP, ""))] and len(rig.core) == 0
+
+    def test_hang_up_on_a_handshake_that_goes_nowhere(self) -> None:
+        rig = Rig()
+        rig.to_client = lambda data: False
+        _, call_id = rig.call()
+        rig.run(0.5)
+        rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        rig.run(0.5)
+        assert rig.events == [(call_id, Ended(EndReason.HANGUP, ""))] and len(rig.core) == 0
+
     def test_the_relay_is_told_that_the_address_is_free(self) -> None:
         rig = Rig()
         client, call_id = connected(rig)

@@ -268,6 +268,10 @@ class Call:
             self._close_deadline = now + CLOSE_SECONDS
             self._channel.shutdown(now)
             self._drain_channel(now)
+        elif self.state is CallState.CONNECTING and self._dtls is not None and reason in _UNHURRIED:
+            # The client may be through its half of the handshake: it hears close_notify only after ours.
+            self.state = CallState.CLOSING
+            self._close_deadline = now + CLOSE_SECONDS
         else:
             self._finish(now)
 
@@ -378,7 +382,9 @@ class Call:
         assert self._dtls is not None, "drained only where it exists"
         self._drain_dtls_transmits()
         while self._dtls is not None and (event := self._dtls.poll_event()) is not None:
-            if isinstance(event, DtlsConnected):
+            if isinstance(event, DtlsConnected) and self.ended is not None:
+                self._finish(now)
+            elif isinstance(event, DtlsConnected):
                 self._srtp = SrtpSession(event.profile, event.key_material, is_client=event.active)
                 self.state = CallState.ACTIVE
                 self.milestones["dtls"] = now
