@@ -28,9 +28,7 @@ from voicegate.roles.context import RoleContext
 START_ORDER: tuple[Role, ...] = ("relay", "transceiver", "signaling")
 """Who is reached is there before who reaches: calls say goodbye through the relay, signaling asks
 transceivers. Ended in the reverse order."""
-SWITCH_SECONDS = 0.0005
-"""Where the relay's thread shares a process, how long another thread may hold the interpreter before it must
-give it back (Python's own is 5 ms, a quarter of an audio frame)."""
+
 
 _log = logs.get_logger(__name__)
 
@@ -52,8 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"voicegate: the configuration is usable for {whom}")
         return 0
     logs.configure(config.log)
-    if len(roles) > 1:
-        sys.setswitchinterval(SWITCH_SECONDS)
     try:
         trio.run(_until_signalled, partial(_run_roles, config, roles))
     except KeyboardInterrupt:

@@ -13,8 +13,8 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
 
 from voicegate.net.http import InternalApp, serve_http
-from voicegate.roles.signaling.control import CallRequest
-from voicegate.roles.transceiver.control import AllocateRequest, SidebandPort, sockets
+from voicegate.proto.allocate import AllocateRequest
+from voicegate.roles.transceiver.control import SidebandPort, sockets
 
 pytestmark = pytest.mark.anyio
 TOKEN = "t" * 32
@@ -36,8 +36,7 @@ class Calls:
 
 
 def test_signaling_asks_for_what_a_transceiver_understands() -> None:
-    assert CallRequest.__struct_fields__ == AllocateRequest.__struct_fields__
-    asked = CallRequest(
+    asked = AllocateRequest(
         sdp="v=0", candidates=("a",), dcid=3, client_events=("x",), key_id="k", session={"a": [1]}
     )
     read = msgspec.json.decode(msgspec.json.encode(asked), type=AllocateRequest)

@@ -21,12 +21,13 @@ from voicegate import logs, metrics
 from voicegate.config import Config
 from voicegate.net.http import error_body
 from voicegate.net.registry import TransceiverRecord
+from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.client_secret import ClientSecret, mint_client_secret
 from voicegate.proto.errors import BadOffer, BadPacket
 from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling import core
-from voicegate.roles.signaling.control import Allocated, CallRequest, ControlClient, Refused, Unreachable
+from voicegate.roles.signaling.control import ControlClient, Refused, Unreachable
 from voicegate.roles.signaling.keys import Caller, Denied, Key, KeyLimits
 from voicegate.roles.signaling.sockets import REFUSAL_SECONDS
 
@@ -92,7 +93,7 @@ class Signaling:
         finally:
             self._setups -= 1
 
-    def _call_request(self, caller: Caller, body: bytes) -> CallRequest:
+    def _call_request(self, caller: Caller, body: bytes) -> AllocateRequest:
         """What to ask a transceiver for. Raises BadOffer, Denied."""
         offer = core.read_offer_untrusted(request.headers.get("Content-Type", ""), body)
         named = (offer.session or {}).get("model")
@@ -100,7 +101,7 @@ class Signaling:
         session = caller.session(offer.session)
         if session is not None and model:
             session = {**session, "model": model}
-        return CallRequest(
+        return AllocateRequest(
             sdp=offer.sdp,
             candidates=self._config.advertise,
             model=model,
@@ -112,7 +113,7 @@ class Signaling:
             safety_identifier=caller.safety_identifier,
         )
 
-    async def _set_up(self, key: Key, wanted: CallRequest) -> Response:
+    async def _set_up(self, key: Key, wanted: AllocateRequest) -> Response:
         began = trio.current_time()
         try:
             await self.begin(key)
@@ -140,7 +141,7 @@ class Signaling:
             await self._forget_ended(key)
         self._limits.begin(key, trio.current_time())
 
-    async def _place_call(self, wanted: CallRequest) -> Allocated | Response:
+    async def _place_call(self, wanted: AllocateRequest) -> AllocateReply | Response:
         if self.not_ready():
             self._results["no_transceiver"] += 1
             return busy_answer("No transceiver takes calls; signaling's /readyz says why.", "no_transceiver")
@@ -155,7 +156,7 @@ class Signaling:
                 _log.warning("a transceiver does not answer", transceiver=record.id, error=str(error))
                 continue
             unreachable = False
-            if isinstance(outcome, Allocated):
+            if isinstance(outcome, AllocateReply):
                 registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
                 self._results["created"] += 1
                 _log.info("call set up", call=outcome.call_id, transceiver=record.id, key_id=wanted.key_id)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 import httpcore
@@ -13,7 +12,7 @@ import trio
 
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.proto import realtime
-from voicegate.proto.event_filter import EVERYTHING
+from voicegate.proto.allocate import AllocateReply, AllocateRequest
 
 ATTEMPT_SECONDS = 2.0
 """Allocating takes about a millisecond. Two tries stay well within the 5 s that a caller is made to wait at
@@ -27,29 +26,6 @@ MAX_EVENT = realtime.MAX_EVENT_BYTES
 
 class Unreachable(Exception):
     """The transceiver did not answer in time, or not in the words that were agreed."""
-
-
-class Allocated(msgspec.Struct, frozen=True):
-    """A call that a transceiver took, and its load now."""
-
-    call_id: str
-    sdp: str
-    calls: int
-    capacity: int
-
-
-class CallRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a transceiver is asked for; its fields are explained there."""
-
-    sdp: str
-    candidates: tuple[str, ...]
-    model: str = ""
-    session: dict[str, Any] | None = None
-    dcid: int | None = None
-    client_events: tuple[str, ...] = EVERYTHING
-    server_events: tuple[str, ...] = EVERYTHING
-    key_id: str = ""
-    safety_identifier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +56,12 @@ class ControlClient:
         with trio.move_on_after(1.0, shield=True):
             await self._pool.aclose()
 
-    async def allocate(self, control: str, wanted: CallRequest) -> Allocated | Refused:
+    async def allocate(self, control: str, wanted: AllocateRequest) -> AllocateReply | Refused:
         """Ask the transceiver at `control` (`ip:port`) for a call. Raises Unreachable."""
         response = await self._ask("POST", control, "/calls", msgspec.json.encode(wanted))
         if response.status == 201:
             try:
-                return msgspec.json.decode(response.content, type=Allocated)
+                return msgspec.json.decode(response.content, type=AllocateReply)
             except msgspec.DecodeError as error:
                 raise Unreachable(f"an answer that is not understood: {error}") from error
         return _refused(response)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -22,33 +21,9 @@ import trio
 
 from voicegate.net.http import Handler, Request, Response, SocketHandler, error_body, error_response
 from voicegate.net.websocket import NORMAL, ServerSocket, SocketClosed
+from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.proto.errors import BadOffer
-from voicegate.proto.event_filter import EVERYTHING
 from voicegate.roles.transceiver.core import Overloaded
-
-
-class AllocateRequest(msgspec.Struct, frozen=True):
-    sdp: str
-    candidates: tuple[str, ...]
-    model: str = ""
-    session: dict[str, Any] | None = None
-    """Laid over the agent's configured session."""
-    dcid: int | None = None
-    """The stream id of a pre-negotiated data channel, 0 to 65534."""
-    client_events: tuple[str, ...] = EVERYTHING
-    server_events: tuple[str, ...] = EVERYTHING
-    """What may pass the data channel (`voicegate.proto.event_filter`); a sideband is not filtered."""
-    key_id: str = ""
-    """Whose call it is: the id of an API key, never the key."""
-    safety_identifier: str = ""
-    """The user, as the issuer of the client's key named him; for the agent."""
-
-
-class AllocateReply(msgspec.Struct, frozen=True):
-    call_id: str
-    sdp: str
-    calls: int
-    capacity: int
 
 
 @dataclass(slots=True)

@@ -35,14 +35,13 @@ from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
 from voicegate.proto import realtime
 from voicegate.proto.address import join_host_port, split_host_port
+from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.context import RoleContext
 from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Identity, Wishes
 from voicegate.roles.transceiver.call import CLOSE_SECONDS, CallLimits, Connected, Ended, EndReason
 from voicegate.roles.transceiver.control import (
-    AllocateReply,
-    AllocateRequest,
     SidebandPort,
     routes,
     sockets,
