@@ -22,10 +22,10 @@ from voicegate.config import (
     ConfigError,
     Role,
     StaticTransceiver,
-    check,
     load_config,
     parse_listen,
 )
+from voicegate.config_checks import check
 from voicegate.net.registry import open_registry
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.ticket import expired
@@ -96,7 +96,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
 def test_every_key_has_a_variable() -> None:
     for section in Config.__struct_fields__:
         for key, value in msgspec.structs.asdict(getattr(Config(), section)).items():
-            if key == "transceivers" or (section, key) == ("signaling", "keys"):
+            if key in ("transceivers", "relays") or (section, key) == ("signaling", "keys"):
                 text = "[]"
             else:
                 text = ",".join(value) if isinstance(value, tuple) else str(value).lower()
@@ -199,7 +199,24 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("signaling", {"signaling": {"api_keys": ["short"]}}, "signaling.api_keys: a key must have"),
         ("signaling", {"signaling": {"api_keys": ["schl\u00fcssel-schl\u00fcssel"]}}, "must be of ASCII"),
         ("signaling", {"signaling": {"api_keys": [" key-number-one-1"]}}, "must be of ASCII"),
-        ("signaling", {"signaling": {"advertise": []}}, "signaling.advertise is empty"),
+        ("relay", {"relay": {"listen": ["127.0.0.1:1/sctp"]}}, "behind the / there is udp or tcp"),
+        ("relay", {"relay": {"listen": ["127.0.0.1:443/tcp"]}}, "relay.listen has only TCP"),
+        (
+            "relay",
+            {"relay": {"advertise": ["0.0.0.0:443/tcp"]}},
+            "relay.advertise: 0.0.0.0:443 names no machine",
+        ),
+        ("relay", {"relay": {"location": "91, 0"}}, "relay.location: '91, 0' is no place"),
+        ("relay", {"relay": {"location": "here"}}, "relay.location: 'here' is not of the form"),
+        ("relay", {"relay": {"workers": -1}}, "relay.workers must be from 0 to 256, or auto"),
+        ("relay", {"relay": {"max_connections": 0}}, "relay.max_connections must be at least 1"),
+        ("signaling", {"signaling": {"clusters": [4096]}}, "signaling.clusters: 4096 is not from 0 to 4095"),
+        (
+            "signaling",
+            {"signaling": {"trusted_proxies": ["10.0.0.1/8"]}},
+            "signaling.trusted_proxies: 10.0.0.1/8",
+        ),
+        ("signaling", {"signaling": {"location_headers": ["x"]}}, "signaling.location_headers: name two"),
         (
             "signaling",
             {"signaling": {"advertise": ["127.0.0.1:0"]}},

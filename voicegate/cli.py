@@ -20,7 +20,8 @@ import msgspec
 import trio
 
 from voicegate import __version__, logs
-from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, check, load_config
+from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, load_config
+from voicegate.config_checks import check
 from voicegate.net.registry import RegistryError, open_registry
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext

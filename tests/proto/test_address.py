@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from voicegate.proto.address import (
     ClientAddress,
     format_address,
+    is_tcp,
     join_host_port,
+    over_tcp,
     pack_address,
     redact_address,
     split_host_port,
     unpack_address,
+    without_transport,
 )
 
 
@@ -43,7 +46,16 @@ def test_ports_have_sixteen_bits(port: int) -> None:
         pack_address("192.0.2.1", port)
 
 
-@pytest.mark.parametrize("length", [0, 5, 7, 17, 19])
+def test_a_tcp_client_is_another_than_the_udp_client_of_its_address() -> None:
+    for host in ("192.0.2.1", "2001:db8::1"):
+        udp = pack_address(host, 5000)
+        tcp = over_tcp(udp)
+        assert tcp != udp and is_tcp(tcp) and not is_tcp(udp)
+        assert without_transport(tcp) == without_transport(udp) == udp
+        assert unpack_address(tcp) == (host, 5000) and redact_address(tcp) == redact_address(udp)
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 17, 20])
 def test_unpacking_needs_a_packed_address(length: int) -> None:
     with pytest.raises(ValueError, match="6 or 18"):
         unpack_address(ClientAddress(bytes(length)))

@@ -109,7 +109,7 @@ def test_the_guard_accepts_the_hour_and_its_neighbours() -> None:
         link_header(KEY, 3, "10.0.0.9:4000", TRANSCEIVER, 500_000),
         link_header(KEY, 3, RELAY, "10.0.0.2:5000#another boot", 500_000),
         link_header(KEY, 3, RELAY, "10.0.0.2:5000", 500_000),
-        b"\x20" + HEADER[1:],
+        b"\x30" + HEADER[1:],
         HEADER[:-1],
         b"",
     ],

@@ -43,8 +43,40 @@ class TransceiverRecord(msgspec.Struct, frozen=True, kw_only=True):
     calls: int = 0
     capacity: int = 0
     draining: bool = False
+    keys: tuple[str, ...] = ()
+    """See `ClusterKeys.marks`."""
 
 
+class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One relay, of any cluster.
+
+    `links`: the link sockets of its workers, `ip:port` each, all for the same flows; `addresses`: its public
+    ones, `ip:port` or `ip:port/tcp`, in order of preference; `location`: latitude and longitude in degrees.
+    """
+
+    id: int
+    cluster: int
+    ingress: str
+    """The name of its public addresses; relays that share them share it."""
+    boot: str
+    links: tuple[str, ...]
+    addresses: tuple[str, ...]
+    location: tuple[float, float] | None = None
+    flows: int = 0
+    capacity: int = 0
+    draining: bool = False
+    keys: tuple[str, ...] = ()
+
+
+class SignalingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One signaling process; here for its keys alone."""
+
+    id: int
+    boot: str
+    keys: tuple[str, ...] = ()
+
+
+Record = TransceiverRecord | RelayRecord | SignalingRecord
 Records = Mapping[int, TransceiverRecord]
 NO_RECORDS: Records = MappingProxyType({})
 

@@ -1,7 +1,9 @@
 """A client's transport address as a value: packed, comparable, and hard to log by accident.
 
 `ClientAddress` is the IP address (4 or 16 bytes) followed by the UDP port (2 bytes), all in network order:
-the form in which it stands in a link frame and in XOR-MAPPED-ADDRESS. An address has one form only:
+the form in which it stands in a link frame and in XOR-MAPPED-ADDRESS. A client that comes over TCP has one
+byte more at its end, TCP's protocol number: it is another than the UDP client of the same address and port.
+An address has one form only:
 IPv4-mapped IPv6 (`::ffff:192.0.2.1`) is packed as IPv4, so that no check can be passed by writing it
 differently.
 """
@@ -12,10 +14,12 @@ import ipaddress
 from typing import NewType
 
 ClientAddress = NewType("ClientAddress", bytes)
-"""6 bytes for IPv4, 18 bytes for IPv6."""
+"""6 bytes for IPv4, 18 bytes for IPv6; over TCP 7 and 19."""
 
 IPV4_LENGTH = 6
 IPV6_LENGTH = 18
+TCP_SUFFIX = b"\x06"
+"""IANA's protocol number of TCP, behind the port."""
 
 
 def pack_address(host: str, port: int) -> ClientAddress:
@@ -25,10 +29,26 @@ def pack_address(host: str, port: int) -> ClientAddress:
     return ClientAddress(parse_ip(host).packed + port.to_bytes(2, "big"))
 
 
+def over_tcp(address: ClientAddress) -> ClientAddress:
+    """The TCP client at a packed address."""
+    return ClientAddress(address + TCP_SUFFIX)
+
+
+def is_tcp(address: ClientAddress) -> bool:
+    """Whether this client comes over TCP."""
+    return len(address) & 1 == 1
+
+
+def without_transport(address: ClientAddress) -> ClientAddress:
+    """IP address and port alone."""
+    return ClientAddress(address[:-1]) if len(address) & 1 else address
+
+
 def unpack_address(address: ClientAddress) -> tuple[str, int]:
     """The numeric host and the port."""
+    address = without_transport(address)
     if len(address) not in (IPV4_LENGTH, IPV6_LENGTH):
-        raise ValueError("a packed address has 6 or 18 bytes")
+        raise ValueError("a packed address has 6 or 18 bytes, over TCP one more")
     return str(ipaddress.ip_address(address[:-2])), int.from_bytes(address[-2:], "big")
 
 
@@ -39,7 +59,7 @@ def format_address(address: ClientAddress) -> str:
 
 def redact_address(address: ClientAddress) -> str:
     """The network part only, for logs: `192.0.2.x` or `2001:db8:0::x` (a /24 or a /48)."""
-    if len(address) == IPV4_LENGTH:
+    if len(without_transport(address)) == IPV4_LENGTH:
         return "{}.{}.{}.x".format(*address[:3])
     groups = [f"{int.from_bytes(address[i : i + 2], 'big'):x}" for i in (0, 2, 4)]
     return ":".join(groups) + "::x"

@@ -5,9 +5,14 @@ One datagram, in network order (a format of our own; the Simple Proxy Protocol f
     version 4 bits | hops 4 bits | key id 1 byte | tag 8 bytes        the link header
     then one or more frames:
     family 1 byte (4 or 6) | client address 4|16 | client port 2 | length 2 | payload
+    family 1 byte (68 or 70) | the same | 6, for TCP | length 2 | payload         a client of ICE-TCP
 
 An empty payload is a *release*: a transceiver tells the relay that its call with this client is over, so that
 the client's address is free for another call at once. It goes that way only.
+
+`hops` counts the relays that a client's packet has passed before the sender: 0 from the relay that it came
+to. A second relay, of the cluster that the ticket names, gives it to a transceiver or drops it. Of version 2
+are the datagrams that relays and transceivers have for each other: see `link_control`.
 
 The tag is a keyed BLAKE2s over sender, receiver and the hour. It keeps strangers on the internal network out,
 and a receiver whose address was recycled (its boot id is in its name) from taking packets meant for the one
@@ -21,7 +26,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from hashlib import blake2s
 
-from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
+from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, TCP_SUFFIX, ClientAddress
 from voicegate.proto.errors import BadPacket
 
 LINK_HEADER_LENGTH = 10
@@ -36,27 +41,39 @@ datagram, which is then 1,479 bytes with all headers over IPv6."""
 HOUR = 3600
 """Seconds of calendar time per `hour` number."""
 
-_VERSION = 1
+DATA = 1
+CONTROL = 2
+"""Versions, the high four bits of the first byte."""
 _TAG_LENGTH = 8
 _PERSON = b"vg-link1"
 _LENGTH = struct.Struct("!H")
+_FAMILIES = {IPV4_LENGTH: b"\x04", IPV6_LENGTH: b"\x06", IPV4_LENGTH + 1: b"\x44", IPV6_LENGTH + 1: b"\x46"}
 _FRAME4 = struct.Struct(f"!x{IPV4_LENGTH}sH")
 _FRAME6 = struct.Struct(f"!x{IPV6_LENGTH}sH")
+_FORMS = {
+    0x04: (_FRAME4, IPV4_FRAME_HEADER_LENGTH),
+    0x06: (_FRAME6, IPV6_FRAME_HEADER_LENGTH),
+    0x44: (struct.Struct(f"!x{IPV4_LENGTH + 1}sH"), IPV4_FRAME_HEADER_LENGTH + 1),
+    0x46: (struct.Struct(f"!x{IPV6_LENGTH + 1}sH"), IPV6_FRAME_HEADER_LENGTH + 1),
+}
 
 
-def link_header(key: bytes, key_id: int, sender: str, receiver: str, hour: int, hops: int = 0) -> bytes:
+def link_header(
+    key: bytes, key_id: int, sender: str, receiver: str, hour: int, *, hops: int = 0, version: int = DATA
+) -> bytes:
     """The 10 bytes that begin every datagram from `sender` to `receiver` in this hour.
 
     A sender is named by the `ip:port` its datagrams come from; a relay by `ip:port`, a transceiver by
     `ip:port#boot` when it receives. `hour` is calendar seconds divided by 3600.
     """
     assert 0 <= hops <= 15, "four bits"
-    return bytes((_VERSION << 4 | hops, key_id)) + _tag(key, sender, receiver, hour)
+    return bytes((version << 4 | hops, key_id)) + _tag(key, sender, receiver, hour)
 
 
 def frame_header(client: ClientAddress) -> bytes:
-    """The frame header of a client without its length: 7 or 19 bytes, the same for every packet of a flow."""
-    return (b"\x04" if len(client) == IPV4_LENGTH else b"\x06") + client
+    """The frame header of a client without its length, the same for every packet of a flow: 7 or 19 bytes,
+    one more for TCP."""
+    return _FAMILIES[len(client)] + client
 
 
 def encode_frame(client: ClientAddress, payload: bytes) -> bytes:
@@ -94,16 +111,13 @@ def parse_frames_untrusted(datagram: bytes) -> list[tuple[ClientAddress, bytes]]
     position = LINK_HEADER_LENGTH
     end = len(datagram)
     while position < end:
-        family = datagram[position]
-        if family == 4:
-            form, header_length = _FRAME4, IPV4_FRAME_HEADER_LENGTH
-        elif family == 6:
-            form, header_length = _FRAME6, IPV6_FRAME_HEADER_LENGTH
-        else:
+        known = _FORMS.get(datagram[position])
+        if known is None or end - position < known[1]:
             raise BadPacket("link_frame")
-        if end - position < header_length:
-            raise BadPacket("link_frame")
+        form, header_length = known
         client, length = form.unpack_from(datagram, position)
+        if header_length & 1 == 0 and client[-1:] != TCP_SUFFIX:
+            raise BadPacket("link_frame")
         position += header_length + length
         if position > end:
             raise BadPacket("link_frame")
@@ -130,8 +144,9 @@ class LinkGuard:
         self._cache: dict[str, tuple[int, bytes]] = {}
 
     def accepts(self, sender: str, header: bytes, hour: int) -> bool:
-        """Whether these first 10 bytes of a datagram that came from `sender` (`ip:port`) are genuine."""
-        if len(header) < LINK_HEADER_LENGTH or header[0] >> 4 != _VERSION:
+        """Whether these first 10 bytes of a datagram that came from `sender` (`ip:port`) are genuine.
+        Of which version it is, is the caller's to look at: `header[0] >> 4`."""
+        if len(header) < LINK_HEADER_LENGTH or header[0] >> 4 not in (DATA, CONTROL):
             return False
         marked = bytes(header[1:LINK_HEADER_LENGTH])
         if self._cache.get(sender) == (hour, marked):

@@ -22,7 +22,7 @@ import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
-from voicegate.proto.address import ClientAddress
+from voicegate.proto.address import ClientAddress, without_transport
 from voicegate.proto.errors import BadPacket
 
 
@@ -328,7 +328,8 @@ def _xor_address_untrusted(value: bytes, transaction_id: bytes) -> ClientAddress
     return ClientAddress(_xor(value[4:] + value[2:4], transaction_id))
 
 
-def _xor_address(address: ClientAddress, transaction_id: bytes) -> bytes:
+def _xor_address(client: ClientAddress, transaction_id: bytes) -> bytes:
+    address = without_transport(client)
     mixed = _xor(address, transaction_id)
     family = _FAMILY_IPV4 if len(address) == 6 else _FAMILY_IPV6
     return bytes((0, family)) + mixed[-2:] + mixed[:-2]

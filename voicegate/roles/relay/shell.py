@@ -57,7 +57,7 @@ async def run(
         link = _listen("link_listen", config.relay.link_listen, batching, arena)
         stack.callback(link.close)
         public = []
-        for listen in config.relay.listen:
+        for listen in (text for text in config.relay.listen if not text.endswith("/tcp")):
             public.append(_listen("listen", listen, batching, arena))
             stack.callback(public[-1].close)
         cpu = _cpu(config.relay.pin_cpu)
