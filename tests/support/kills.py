@@ -1,0 +1,203 @@
+"""What is done to the relay and its Redis while calls go on: one story for the tests and for the measurement.
+
+`tell` goes through all of it once, with one cluster and the same calls throughout, and gives back for each
+chapter when it was and what every call had of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from tests.support.gaps import Arrivals, Callers, Gap
+from tests.support.light_client import request
+from tests.support.relay_probe import Delays, RelayProbe
+from tests.support.servers import Gate, cluster, wait_until, with_children
+from tests.support.talking_agent import TalkingAgent
+
+SECRET = "0:" + "5ec2e7" * 8
+WORKERS = 2
+PAUSE_SECONDS = 5.0
+"""How long Redis is stopped."""
+TOGETHER_SECONDS = 0.2
+"""Before and after a chapter, so that a gap which begins at its first moment is whole in it."""
+READY_SECONDS = 10.0
+QUIET, NOTHING = "quiet", "nothing"
+"""What the others are judged beside: the probe's flows, and the calls, while nothing is done."""
+TROUBLES = ("Redis paused", "Redis emptied", "wrong types in Redis", "Redis killed", "Redis back")
+WORKER_KILLED, RELAY_KILLED = "a worker killed", "the relay killed"
+REDIS_KILLED, BOTH_KILLED = "Redis killed beside calls", "the relay killed without Redis"
+KILLS = (WORKER_KILLED, RELAY_KILLED, REDIS_KILLED, BOTH_KILLED)
+
+
+@dataclass(slots=True)
+class Story:
+    """Chapters by name, each with its first and last moment in monotonic seconds."""
+
+    calls: int
+    chapters: dict[str, tuple[float, float]] = field(default_factory=dict)
+    arrivals: Arrivals | None = None
+    probe: RelayProbe | None = None
+    on_worker: int = 0
+    """How many calls went by the worker that was killed."""
+    taken_up: dict[str, float] = field(default_factory=dict)
+    """Seconds from a kill until the relay was ready again, by chapter."""
+
+    @contextmanager
+    def chapter(self, name: str, seconds: float) -> Iterator[None]:
+        """What is done within begins the chapter; it ends `seconds` after its beginning, or when that is done."""
+        start = time.monotonic()
+        yield
+        time.sleep(max(0.0, start + seconds - time.monotonic()))
+        self.chapters[name] = (start, time.monotonic())
+
+    def gaps(self, name: str) -> list[Gap]:
+        """Of each call in that chapter, the longest first."""
+        assert self.arrivals is not None
+        start, end = self.chapters[name]
+        return self.arrivals.gaps(start - TOGETHER_SECONDS, end)
+
+    def delays(self, name: str) -> Delays:
+        """Of the probe's packets in that chapter."""
+        assert self.probe is not None
+        return self.probe.delays(*self.chapters[name])
+
+    def table(self) -> str:
+        """All of it for people."""
+        lines = [f"{self.calls} calls, {self.on_worker} of them by the killed worker"]
+        for name, (start, end) in self.chapters.items():
+            if name in (NOTHING, *KILLS):
+                gaps = self.gaps(name)
+                lines.append(f"  {name} ({end - start:.1f} s): longest gap {describe(gaps)}")
+                if name == WORKER_KILLED:
+                    lines.append(f"    its own: {describe(gaps[: self.on_worker])}")
+                    lines.append(f"    others:  {describe(gaps[self.on_worker :])}")
+            else:
+                lines.append(f"  {name} ({end - start:.1f} s): {self.delays(name)}")
+        lines += [f"  {name}: ready after {took:.2f} s" for name, took in self.taken_up.items()]
+        lost = self.arrivals.lost if self.arrivals is not None else {}
+        return "\n".join([*lines, f"  calls lost: {lost or 'none'}"])
+
+
+def tell(directory: Path, calls: int, seconds: float) -> Story:
+    """Run it all; each chapter takes at least `seconds`."""
+    story = Story(calls)
+    with (
+        TalkingAgent() as agent,
+        cluster(
+            directory, agent_url=agent.url, keys_secrets=SECRET, relay_workers=str(WORKERS)
+        ) as gate,
+    ):
+        trouble_redis(story, gate, seconds)
+        with Callers(gate.calls_url, calls) as callers:
+            kill_relays(story, gate, seconds)
+        story.arrivals = callers.result(agent)
+    return story
+
+
+def trouble_redis(story: Story, gate: Gate, seconds: float) -> None:
+    """Every trouble of Redis beside the probe's flows; nothing else goes on."""
+    server = gate.servers["redis"]
+    paused, emptied, spoiled, killed, back = TROUBLES
+    with RelayProbe(gate.media[0], f"redis://127.0.0.1:{gate.redis_port}/0", SECRET) as story.probe:
+        with story.chapter(QUIET, seconds):
+            pass
+        with story.chapter(paused, PAUSE_SECONDS + 0.5):
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(PAUSE_SECONDS)
+            server.process.send_signal(signal.SIGCONT)
+        with story.chapter(emptied, seconds):
+            redis.Redis(port=gate.redis_port).flushall()
+        with story.chapter(spoiled, seconds):
+            spoil_redis(gate.redis_port)
+        with story.chapter(killed, seconds):
+            server.kill()
+        with story.chapter(back, seconds):
+            server.start()
+    wait_until(lambda: ready(gate), READY_SECONDS, "all roles to be ready after Redis came back")
+
+
+def kill_relays(story: Story, gate: Gate, seconds: float) -> None:
+    """Kill a worker, the relay, and the relay without Redis, while calls go on."""
+    with story.chapter(NOTHING, seconds):
+        pass
+    worker = max(range(WORKERS), key=lambda number: flows_of(gate, number))
+    story.on_worker = flows_of(gate, worker)
+    with story.chapter(WORKER_KILLED, seconds):
+        os.kill(worker_pids(gate)[worker], signal.SIGKILL)
+    with story.chapter(RELAY_KILLED, seconds):
+        story.taken_up[RELAY_KILLED] = restart(gate)
+    with story.chapter(REDIS_KILLED, seconds):
+        gate.servers["redis"].kill()
+    with story.chapter(BOTH_KILLED, seconds):
+        story.taken_up[BOTH_KILLED] = restart(gate)
+
+
+def restart(gate: Gate) -> float:
+    """Kill supervisor and workers and start the relay at once, as a process manager would; seconds until it
+    is ready."""
+    relay = gate.servers["relay"]
+    begun = time.monotonic()
+    relay.kill()
+    relay.start()
+    wait_until(lambda: _answers(relay.ops), READY_SECONDS, "the relay to be ready again", every=0.02)
+    return time.monotonic() - begun
+
+
+def flows_of(gate: Gate, worker: int) -> int:
+    return int(gate.metrics("relay").total("voicegate_relay_flows", worker=str(worker)))
+
+
+def worker_pids(gate: Gate) -> list[int]:
+    """The process that serves each worker's sockets, in order: found by its link socket, which the supervisor
+    has open as well and other workers have not."""
+    relay = gate.servers["relay"]
+    first = int(relay.environment["VOICEGATE_RELAY_LINK_LISTEN"].rpartition(":")[2])
+    rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    inodes = {int(row[1].rpartition(":")[2], 16): row[9] for row in rows}
+    found = []
+    for port in range(first, first + WORKERS):
+        target = f"socket:[{inodes[port]}]"
+        holders = [pid for pid in with_children(relay.process.pid)[1:] if target in _descriptors(pid)]
+        assert len(holders) == 1, f"link port {port} is held by the processes {holders}"
+        found += holders
+    return found
+
+
+def spoil_redis(port: int) -> None:
+    """Put a value of another type under each key there is."""
+    client = redis.Redis(port=port)
+    for key in client.keys():
+        kind = client.type(key)
+        client.delete(key)
+        if kind == b"string":
+            client.rpush(key, "wrong")
+        else:
+            client.set(key, "wrong")
+
+
+def ready(gate: Gate) -> bool:
+    """Whether every role says so."""
+    return all(_answers(server.ops) for server in gate.servers.values() if server.ops and not server.killed)
+
+
+def _answers(ops: str) -> bool:
+    with suppress(OSError):
+        return request("GET", f"{ops}/readyz", timeout=2).status == 200
+    return False
+
+
+def _descriptors(pid: int) -> set[str]:
+    links = set()
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                links.add(os.readlink(entry))
+    return links
