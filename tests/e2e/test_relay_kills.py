@@ -74,3 +74,7 @@ def test_no_trouble_of_redis_delays_a_packet(story: Story, chapter: str) -> None
     delays, quiet = story.delays(chapter), story.delays(QUIET)
     assert delays.lost == 0, str(delays)
     assert delays.worst <= quiet.worst + LATE, f"{delays}; quiet: {quiet}"
+
+
+def test_everything_ends_cleanly_after_all_that(story: Story) -> None:
+    assert not story.unclean

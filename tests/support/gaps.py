@@ -30,9 +30,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from tests.support.light_client import Fleet, LightCall
+from tests.support.light_client import Fleet, LightCall, request
 from tests.support.talking_agent import TalkingAgent
 from voicegate.proto import rtp
 from voicegate.proto.errors import BadPacket
@@ -55,6 +55,16 @@ class Gap:
     @property
     def longest(self) -> float:
         return max(self.down, self.up)
+
+
+class Counts(NamedTuple):
+    """One call's packets since its beginning; what is lost is told by gaps in the sequence numbers."""
+
+    sent: int
+    lost_up: int
+    """By the transceiver's own count, from `GET /v1/realtime/calls/{id}`."""
+    heard: int
+    lost_down: int
 
 
 @dataclass(slots=True)
@@ -117,6 +127,15 @@ class Callers:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def count(self) -> dict[str, Counts]:
+        """Each call's packets so far."""
+        assert (
+            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        )
+        self._process.stdin.write("count\n")
+        self._process.stdin.flush()
+        return {call: Counts(*row) for call, row in json.loads(self._process.stdout.readline()).items()}
 
     def stop(self) -> None:
         """Hang up, and read what was noted."""
@@ -205,6 +224,14 @@ def plain_calls(fleet: Fleet, url: str, count: int, *, key: str = "", name: str 
     return calls
 
 
+def count(fleet: Fleet, call: PlainCall, key: str = "") -> Counts:
+    """A call's packets so far."""
+    told = json.loads(request("GET", fleet.locations[id(call)], key=key).body)
+    return Counts(
+        call.said, told["statistics"]["audio"]["receive"]["lost"], len(call.arrivals), call.missing()
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -220,7 +247,9 @@ def main() -> None:
         start = time.monotonic()
         if args.json:
             print(json.dumps({f"call_{n}": call.local[1] for n, call in enumerate(calls)}), flush=True)
-            sys.stdin.read()
+            for _ in sys.stdin:
+                counts = {f"call_{n}": count(fleet, call, args.key) for n, call in enumerate(calls)}
+                print(json.dumps(counts), flush=True)
         else:
             time.sleep(args.seconds)
         end = time.monotonic()
@@ -235,7 +264,9 @@ def main() -> None:
         json.dump({"down": down, "lost": lost}, sys.stdout)
     else:
         values = sorted(longest_gap(times, start, end) * 1000 for times in down.values())
-        print(f"{args.calls} calls, {args.seconds:g} s: longest gap down, median {values[len(values) // 2]:.0f}")
+        print(
+            f"{args.calls} calls, {args.seconds:g} s: longest gap down, median {values[len(values) // 2]:.0f}"
+        )
         print(f"worst {values[-1]:.0f} ms; calls lost: {lost or 'none'}")
 
 

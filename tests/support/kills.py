@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from tests.support.gaps import Arrivals, Callers, Gap
+from tests.support.gaps import Arrivals, Callers, Gap, describe
 from tests.support.light_client import request
 from tests.support.relay_probe import Delays, RelayProbe
 from tests.support.servers import Gate, cluster, wait_until, with_children
@@ -47,6 +47,8 @@ class Story:
     probe: RelayProbe | None = None
     on_worker: int = 0
     """How many calls went by the worker that was killed."""
+    unclean: str = ""
+    """What was wrong at the end: a process that did not end, or a traceback in a log."""
     taken_up: dict[str, float] = field(default_factory=dict)
     """Seconds from a kill until the relay was ready again, by chapter."""
 
@@ -92,13 +94,21 @@ def tell(directory: Path, calls: int, seconds: float) -> Story:
     with (
         TalkingAgent() as agent,
         cluster(
-            directory, agent_url=agent.url, keys_secrets=SECRET, relay_workers=str(WORKERS)
+            directory,
+            check_end=False,
+            agent_url=agent.url,
+            keys_secrets=SECRET,
+            relay_workers=str(WORKERS),
         ) as gate,
     ):
         trouble_redis(story, gate, seconds)
         with Callers(gate.calls_url, calls) as callers:
             kill_relays(story, gate, seconds)
         story.arrivals = callers.result(agent)
+        try:
+            gate.stop()
+        except AssertionError as error:
+            story.unclean = str(error)[:2000]
     return story
 
 
@@ -130,7 +140,7 @@ def kill_relays(story: Story, gate: Gate, seconds: float) -> None:
         pass
     worker = max(range(WORKERS), key=lambda number: flows_of(gate, number))
     story.on_worker = flows_of(gate, worker)
-    with story.chapter(WORKER_KILLED, seconds):
+    with story.chapter(WORKER_KILLED, seconds), suppress(Exception):
         os.kill(worker_pids(gate)[worker], signal.SIGKILL)
     with story.chapter(RELAY_KILLED, seconds):
         story.taken_up[RELAY_KILLED] = restart(gate)

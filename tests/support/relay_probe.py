@@ -266,7 +266,9 @@ def _stamped(sock: socket.socket) -> tuple[bytes, Address, int] | None:
         data, control, _flags, source = sock.recvmsg(2048, 64)
     except (BlockingIOError, ConnectionRefusedError):
         return None
-    stamps = [value for level, kind, value in control if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS)]
+    stamps = [
+        value for level, kind, value in control if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS)
+    ]
     seconds, nanoseconds = _STAMP.unpack(stamps[0])
     return data, source[:2], seconds * 1_000_000_000 + nanoseconds
 

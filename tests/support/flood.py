@@ -1,0 +1,143 @@
+"""Junk at a steady rate, from many and ever other source addresses of 127.0.0.0/8, in a process of its own.
+
+    with Flood(target, payloads, rate=50_000) as flood:
+        time.sleep(5)
+    flood.sent, flood.seconds, flood.answers
+
+Every source is a real socket: what was sent back to any of them is counted in `answers`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from voicegate.net.names import socket_name
+from voicegate.net.udp import Arena, UdpSocket, open_udp
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = 64
+"""Open at once."""
+RENEW_SECONDS = 0.05
+"""Between two closings of the oldest source; a new address takes its place."""
+BATCH = 64
+"""Datagrams a system call; at 50,000 a second one call each 1.3 ms."""
+
+
+@dataclass
+class Flood:
+    """A context manager around the flood's process."""
+
+    target: tuple[str, int]
+    payloads: Sequence[bytes]
+    rate: float = 50_000.0
+    sent: int = 0
+    """Datagrams that the kernel took; filled by the end of the block, as all below."""
+    seconds: float = 0.0
+    sources: int = 0
+    answers: int = 0
+    """Datagrams that came to any source."""
+    _process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.flood"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        settings = {"target": self.target, "rate": self.rate, "payloads": [p.hex() for p in self.payloads]}
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(settings) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline(), "the flood did not begin"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        output, _err = self._process.communicate(timeout=20)  # the end of its standard input ends it
+        told = json.loads(output)
+        self.sent, self.seconds = told["sent"], told["seconds"]
+        self.sources, self.answers = told["sources"], told["answers"]
+
+
+class _Flooder:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.rate = settings["rate"]
+        payloads = [bytes.fromhex(text) for text in settings["payloads"]]
+        self.arena = Arena(slots=max(BATCH, len(payloads)), addresses=True)
+        target = socket_name(*settings["target"])
+        self.batches: list[list[bytes | int]] = []
+        entries: list[bytes | int] = []
+        for offset, payload in zip(self.arena.offsets, payloads, strict=False):
+            self.arena.view[offset : offset + len(payload)] = payload
+            entries += (target, self.arena.base + offset, len(payload))
+            if len(entries) == 3 * BATCH:
+                self.batches.append(entries)
+                entries = []
+        assert self.batches, f"at least {BATCH} payloads are needed"
+        self.random = random.Random(5)
+        self.sources: list[UdpSocket] = [self.source() for _ in range(SOURCES)]
+        self.opened = SOURCES
+        self.sent = 0
+        self.answers = 0
+
+    def source(self) -> UdpSocket:
+        host = "127." + ".".join(str(self.random.randrange(1, 255)) for _ in range(3))
+        return open_udp(host, 0, arena=self.arena)
+
+    def run(self) -> None:
+        print("begun", flush=True)
+        ended = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        begun = time.monotonic()
+        renew = begun + RENEW_SECONDS
+        turn = 0
+        while not ended.is_set():
+            due = begun + turn * BATCH / self.rate
+            now = time.monotonic()
+            if due > now:
+                time.sleep(due - now)
+            if now >= renew:
+                renew = now + RENEW_SECONDS
+                self.close(self.sources.pop(0))
+                self.sources.append(self.source())
+                self.opened += 1
+            source = self.sources[turn % SOURCES]
+            self.sent += source.send_each(self.batches[turn % len(self.batches)])
+            turn += 1
+        seconds = time.monotonic() - begun
+        time.sleep(0.2)  # for the answers that must not come
+        for source in self.sources:
+            self.close(source)
+        result = {
+            "sent": self.sent,
+            "seconds": seconds,
+            "sources": self.opened,
+            "answers": self.answers,
+        }
+        json.dump(result, sys.stdout)
+
+    def close(self, source: UdpSocket) -> None:
+        plain: socket.socket = source.sock
+        while True:
+            try:
+                plain.recv(2048)
+            except BlockingIOError:
+                break
+            self.answers += 1
+        source.close()
+
+
+if __name__ == "__main__":
+    _Flooder(json.loads(sys.stdin.readline())).run()
