@@ -159,6 +159,8 @@ class PlainCall(LightCall):
         super().__init__(*args, **options)
         self.arrivals: list[float] = []
         self.sequences: list[int] = []
+        self.last_heard = b""
+        """The sound of the last packet."""
 
     def offer(self) -> str:
         return super().offer().replace("UDP/TLS/RTP/SAVPF 111 0 8", "UDP/TLS/RTP/SAVPF 0")
@@ -166,7 +168,7 @@ class PlainCall(LightCall):
     def receive_datagram(self, data: bytes, address: tuple[str, int], now: float) -> None:
         if self.srtp is not None and len(data) > 12 and data[0] >> 6 == 2 and not 192 <= data[1] < 224:
             try:
-                self.srtp.unprotect_rtp_untrusted(data)
+                self.last_heard = self.srtp.unprotect_rtp_untrusted(data)[-_PCMU_SAMPLES:]
             except BadPacket as bad:
                 self._count(bad.reason)
                 return
@@ -197,6 +199,10 @@ class PlainCall(LightCall):
     def said(self) -> int:
         """Packets sent."""
         return self._said
+
+    def tone(self) -> bool:
+        """Whether it hears the talking agent: a square wave has two values and, filtered, what is between."""
+        return len(set(self.last_heard)) > 1 and self.last_heard != _PCMU_SILENCE
 
     def missing(self) -> int:
         """Packets that did not come, of those between the first and the last."""

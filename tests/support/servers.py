@@ -225,9 +225,9 @@ def one_process(
         **settings,
     }
     gate = Gate(f"http://{web}", tuple(addresses))
-    with _running(gate, check_end=check_end):
-        gate.servers["voicegate"] = _spawn(
-            "voicegate", [_script("voicegate")], directory, environment, ops=gate.url
+    with running(gate, check_end=check_end):
+        gate.servers["voicegate"] = spawn(
+            "voicegate", [script("voicegate")], directory, environment, ops=gate.url
         )
         _wait_ready(gate)
         yield gate
@@ -258,7 +258,7 @@ def cluster(
         **settings,
     }
     gate = Gate(f"http://{web}", (media,), redis_port=redis_port)
-    with _running(gate, check_end=check_end):
+    with running(gate, check_end=check_end):
         for name, command in _procfile():
             own = shared | {"registry_snapshot": str(directory / f"{name}.snapshot")}
             ops = ""
@@ -274,7 +274,7 @@ def cluster(
                 ops = f"http://{relay_ops}"
             elif "signaling" in command:
                 ops = gate.url
-            gate.servers[name] = _spawn(name, command, directory, own, ops=ops)
+            gate.servers[name] = spawn(name, command, directory, own, ops=ops)
             if "redis-server" in command:
                 wait_until(lambda: _listening(redis_port), START_SECONDS, "Redis")
         _wait_ready(gate)
@@ -326,7 +326,7 @@ def rss_bytes(pids: list[int]) -> int:
 
 
 @contextlib.contextmanager
-def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
+def running(gate: Gate, *, check_end: bool) -> Iterator[None]:
     """Stop whatever was started, also when the start or the test fails."""
     try:
         yield
@@ -342,9 +342,8 @@ def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
             raise
 
 
-def _spawn(
-    name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str
-) -> Server:
+def spawn(name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str) -> Server:
+    """Start a process with these settings in its environment, as `relay_listen`, and nothing of ours."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VOICEGATE_")}
     environment |= {f"VOICEGATE_{key.upper()}": value for key, value in settings.items()}
     environment["VOICEGATE_LOG_FORMAT"] = "json"
@@ -378,7 +377,7 @@ def _procfile() -> list[tuple[str, list[str]]]:
             command = shlex.split(text)
             if command[0] == "exec":
                 command = command[1:]
-            command[0] = {"voicegate": _script("voicegate"), "python": sys.executable}.get(
+            command[0] = {"voicegate": script("voicegate"), "python": sys.executable}.get(
                 command[0], command[0]
             )
             entries.append((name.strip(), command))
@@ -392,7 +391,8 @@ def _with_option(command: list[str], option: str, value: str) -> list[str]:
     return [*command, option, value]
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """The path of a program of this environment."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found, f"{name} is not installed beside {sys.executable}"
