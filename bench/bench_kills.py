@@ -2,8 +2,8 @@
 
     python -m bench.bench_kills [--calls 100] [--seconds 10]
 
-A gap is the longest time without a packet, of one call in one direction (tests/support/gaps.py says where it is
-measured); the chapter "nothing" is what this machine does to the same calls without any kill. The probe's
+A gap is the longest time without a packet, of one call in one direction (tests/support/gaps.py says where it
+is measured); the chapter "nothing" is what this machine does to the same calls without any kill. The probe's
 delays are those of 20 flows of 50 packets a second each way through the same relay.
 """
 

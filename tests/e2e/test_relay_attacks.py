@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.gaps import Callers, Counts, PlainCall, count, longest_gap, plain_calls
 from tests.support.flood import Flood
+from tests.support.gaps import Callers, Counts, PlainCall, count, longest_gap, plain_calls
 from tests.support.light_client import Fleet, LightCall
 from tests.support.servers import Gate, cluster
 from tests.support.spoof import Spoofer, may_spoof
@@ -45,8 +46,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory, agent: TalkingAgent) -> Itera
 
 @pytest.mark.skipif(not may_spoof(), reason="a raw socket needs CAP_NET_RAW")
 def test_a_stolen_source_address_takes_nothing_from_a_call(gate: Gate) -> None:
-    """An attacker with a call of his own sends checks and media with the victim's address as their source, and
-    repeats the victim's checks from his own."""
+    """An attacker with a call of his own sends checks and media with the victim's address as their source,
+    and repeats the victim's checks from his own."""
     relay = split_host_port(gate.media[0])
     with Fleet(seed=3) as fleet, Spoofer() as spoofer, _socket() as stranger:
         victim, attacker = plain_calls(fleet, gate.calls_url, 2, name="hijack")
@@ -66,7 +67,9 @@ def test_a_stolen_source_address_takes_nothing_from_a_call(gate: Gate) -> None:
         after = count(fleet, victim)
 
         gap = longest_gap(victim.arrivals, start, end)
-        print(f"victim's longest gap {gap * 1000:.0f} ms, before the attack {quiet * 1000:.0f} ms; {after}")
+        sys.stdout.write(
+            f"victim's longest gap {gap * 1000:.0f} ms, before the attack {quiet * 1000:.0f} ms\n"
+        )
         assert not victim.closed
         assert after.lost_down == before.lost_down
         assert after.lost_up == before.lost_up
@@ -95,9 +98,9 @@ def test_a_flood_of_junk_costs_the_calls_beside_it_next_to_nothing(gate: Gate) -
     rate = flood.sent / flood.seconds
     up, down = _loss(before, after)
     base = _loss(quiet, before)
-    print(
+    sys.stdout.write(
         f"{rate:.0f} junk packets a second from {flood.sources} sources: lost {up:.3%} up, {down:.3%} down;"
-        f" without them {base[0]:.3%} up, {base[1]:.3%} down; {dropped}"
+        f" without them {base[0]:.3%} up, {base[1]:.3%} down; {dropped}\n"
     )
     assert flood.answers == 0, "something was sent back to a stranger"
     assert rate >= 0.9 * JUNK_PER_SECOND, f"this machine made only {rate:.0f} junk packets a second"
@@ -133,11 +136,9 @@ def _junk(own: LightCall) -> list[bytes]:
         junk.append(b"\x80\x6f" + source.randbytes(170))
         ufrag = bytes(source.choice(b"abcdefghijklmnopqrstuvwxyzABCDEF0123456789+/") for _ in range(23))
         for name in (ufrag, own.answer.ufrag.encode()):
-            junk.append(
-                stun.binding_request(
-                    source.randbytes(12), name + b":abcd", source.randbytes(24), priority=1, tie_breaker=2
-                )
-            )
+            username, password = name + b":abcd", source.randbytes(24)
+            check = stun.binding_request(source.randbytes(12), username, password, priority=1, tie_breaker=2)
+            junk.append(check)
     return junk
 
 

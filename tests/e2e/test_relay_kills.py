@@ -1,4 +1,4 @@
-"""Kill a worker, kill the relay, take Redis away in every manner: no call is lost, and none is silent for long.
+"""Kill a worker, kill the relay, take Redis away in every manner: no call is lost, none is silent for long.
 
 The calls talk both ways all the time. Gaps are judged beside those of the same calls while nothing is done,
 for two cores carry calls, callers and agent here. `bench/bench_kills.py` prints the same as a table.
@@ -7,6 +7,7 @@ for two cores carry calls, callers and agent here. `bench/bench_kills.py` prints
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -37,7 +38,7 @@ LATE = 0.005
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     told = tell(tmp_path_factory.mktemp("kills"), CALLS, SECONDS)
-    print(told.table())
+    sys.stdout.write(told.table() + "\n")
     return told
 
 

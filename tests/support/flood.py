@@ -97,7 +97,8 @@ class _Flooder:
         return open_udp(host, 0, arena=self.arena)
 
     def run(self) -> None:
-        print("begun", flush=True)
+        sys.stdout.write("begun\n")
+        sys.stdout.flush()
         ended = threading.Event()
         threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
         begun = time.monotonic()

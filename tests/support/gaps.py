@@ -15,13 +15,14 @@ callers and the agent are processes of their own. Both note the monotonic clock,
         arrivals = callers.result(agent)         # stops both
     arrivals.gaps(start, end)
 
-    python -m tests.support.gaps URL --calls 100 --seconds 30      # calls to a gateway that has a talking agent
+    python -m tests.support.gaps URL --calls 100 --seconds 30     # to a gateway that has a talking agent
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
+import itertools
 import json
 import subprocess
 import sys
@@ -74,7 +75,7 @@ class Arrivals:
     down: dict[str, list[float]]
     up: dict[str, list[float]]
     lost: dict[str, str]
-    """Calls that did not live to the end: what ended them, or how long nothing had come when they were asked."""
+    """Calls that did not live to the end: what ended them, or how long they had heard nothing by then."""
 
     def gaps(self, start: float, end: float) -> list[Gap]:
         """Of each call within this window, the longest first."""
@@ -89,7 +90,7 @@ def longest_gap(times: Sequence[float], start: float, end: float) -> float:
     """The longest time without an arrival between `start` and `end`, the edges of the window included."""
     first, last = bisect.bisect_left(times, start), bisect.bisect_right(times, end)
     points = [start, *times[first:last], end]
-    return max(later - earlier for earlier, later in zip(points, points[1:], strict=False))
+    return max(later - earlier for earlier, later in itertools.pairwise(points))
 
 
 def describe(gaps: Sequence[Gap]) -> str:
@@ -250,30 +251,37 @@ def main() -> None:
     args = parser.parse_args()
     with Fleet() as fleet:
         calls = plain_calls(fleet, args.url, args.calls, key=args.key)
+        named = {f"call_{number}": call for number, call in enumerate(calls)}
         start = time.monotonic()
         if args.json:
-            print(json.dumps({f"call_{n}": call.local[1] for n, call in enumerate(calls)}), flush=True)
+            _tell({name: call.local[1] for name, call in named.items()})
             for _ in sys.stdin:
-                counts = {f"call_{n}": count(fleet, call, args.key) for n, call in enumerate(calls)}
-                print(json.dumps(counts), flush=True)
+                _tell({name: count(fleet, call, args.key) for name, call in named.items()})
         else:
             time.sleep(args.seconds)
         end = time.monotonic()
-        down = {f"call_{number}": [round(at, 5) for at in call.arrivals] for number, call in enumerate(calls)}
-        lost = {}
-        for number, call in enumerate(calls):
-            if call.closed:
-                lost[f"call_{number}"] = call.closed
-            elif end - call.arrivals[-1] > 1.0:
-                lost[f"call_{number}"] = f"heard nothing for {end - call.arrivals[-1]:.1f} s"
+        down = {name: [round(at, 5) for at in call.arrivals] for name, call in named.items()}
+        lost = {name: why for name, call in named.items() if (why := _why_lost(call, end))}
     if args.json:
-        json.dump({"down": down, "lost": lost}, sys.stdout)
+        _tell({"down": down, "lost": lost})
     else:
         values = sorted(longest_gap(times, start, end) * 1000 for times in down.values())
-        print(
+        sys.stdout.write(
             f"{args.calls} calls, {args.seconds:g} s: longest gap down, median {values[len(values) // 2]:.0f}"
+            f" worst {values[-1]:.0f} ms; calls lost: {lost or 'none'}\n"
         )
-        print(f"worst {values[-1]:.0f} ms; calls lost: {lost or 'none'}")
+
+
+def _why_lost(call: PlainCall, now: float) -> str:
+    """Empty for a call that lives."""
+    silent = now - call.arrivals[-1]
+    return call.closed or (f"heard nothing for {silent:.1f} s" if silent > 1.0 else "")
+
+
+def _tell(result: object) -> None:
+    """One line to the parent process."""
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Story:
 
     @contextmanager
     def chapter(self, name: str, seconds: float) -> Iterator[None]:
-        """What is done within begins the chapter; it ends `seconds` after its beginning, or when that is done."""
+        """What is done within begins the chapter, which ends `seconds` later, or when that is done."""
         start = time.monotonic()
         yield
         time.sleep(max(0.0, start + seconds - time.monotonic()))
@@ -187,7 +187,7 @@ def worker_pids(gate: Gate) -> list[int]:
 def spoil_redis(port: int) -> None:
     """Put a value of another type under each key there is."""
     client = redis.Redis(port=port)
-    for key in client.keys():
+    for key in client.scan_iter():
         kind = client.type(key)
         client.delete(key)
         if kind == b"string":

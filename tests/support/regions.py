@@ -1,9 +1,9 @@
-"""voicegate in three regions: relays in each, transceivers in two, one Redis, signaling behind a trusted proxy.
+"""voicegate in three regions: relays in each, transceivers in two, one Redis, signaling behind a proxy.
 
     frankfurt   cluster 1   10.77.1.1   relay, transceiver, signaling, Redis, an agent
     virginia    cluster 2   10.77.2.1   relay, transceiver, an agent
-    singapore   cluster 3   10.77.3.1   a relay and nothing else: its calls go on to another cluster's relay
-    client                  10.77.9.1   the trusted proxy, which is also where calls come from; 10.77.9.2 nobody's
+    singapore   cluster 3   10.77.3.1   a relay and nothing else: calls go on to another cluster's relay
+    client                  10.77.9.1   the trusted proxy, and where calls come from; 10.77.9.2: a stranger
 
 Each region is a network namespace; packets between regions take DELAYS one way.
 """

@@ -170,7 +170,8 @@ class _Probe:
                 if not client.confirmed:
                     client.check()
             self._receive(time.monotonic() + 0.2)
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         ended = threading.Event()
         threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
         begun = time.monotonic()

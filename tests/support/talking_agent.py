@@ -180,7 +180,8 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(arrivals), "127.0.0.1", 0, backlog=512)
     port = server.sockets[0].getsockname()[1]
-    print(f"ws://127.0.0.1:{port}/v1/realtime", flush=True)
+    sys.stdout.write(f"ws://127.0.0.1:{port}/v1/realtime\n")
+    sys.stdout.flush()
     ended = asyncio.Event()
 
     def wait_for_end() -> None:
