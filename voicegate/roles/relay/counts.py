@@ -1,0 +1,62 @@
+"""What a worker's data plane counts beside drops: packets, batches, bundles and the time that they waited. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+LATENCY_BUCKETS = (
+    *(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+)
+"""Seconds: from what one system call takes to what a jitter buffer cannot hide."""
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+COUNTS = (
+    "client_packets",
+    "client_bytes",
+    "transceiver_packets",
+    "transceiver_bytes",
+    "link_bytes_out",
+    "link_datagrams_out",
+    "link_datagrams_in",
+    "dead_transceivers",
+    "ticks",
+)
+"""Packets are a client's datagrams: received from it, sent to it."""
+
+
+class Histogram:
+    """Observations by bucket. One thread observes; others may read."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """(upper bound as Prometheus writes it, observations up to it), the last one `+Inf`."""
+        total, rows = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), list(self.counts), strict=True):
+            total += count
+            rows.append((bound, total))
+        return rows
+
+
+class PlaneCounts:
+    """The counters of one data plane."""
+
+    __slots__ = ("batch", "bundle", "totals", "waited")
+
+    def __init__(self) -> None:
+        self.totals = dict.fromkeys(COUNTS, 0)
+        self.batch = Histogram(SIZE_BUCKETS)
+        """Datagrams per receiving call, of all sockets."""
+        self.bundle = Histogram(SIZE_BUCKETS)
+        """Client packets per link datagram that was sent."""
+        self.waited = Histogram(LATENCY_BUCKETS)
+        """From a packet's arrival in the kernel to its leaving, for the one of each batch that waited
+        longest."""
