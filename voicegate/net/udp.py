@@ -422,9 +422,7 @@ def open_udp(
 ) -> UdpSocket:
     """Bind a UDP socket to a numeric host and wrap it. OSError as from `bind`. `arena`: shared with other
     sockets; `errors`, `stamps`: for `take_refused` and `stamp`."""
-    return wrap_udp(
-        bind_udp(host, port, errors=errors, stamps=stamps), batching=batching, arena=arena
-    )
+    return wrap_udp(bind_udp(host, port, errors=errors, stamps=stamps), batching=batching, arena=arena)
 
 
 def bind_udp(

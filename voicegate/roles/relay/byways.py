@@ -1,8 +1,8 @@
 """Where packets go that do not go the common way: over TCP, between relays, and to clients that were lost.
 
     TCP client ─► streams ─► rules ─► link                        link ─► streams ─► TCP client
-    relay of another cluster ─► rules ─► transceiver              transceiver ─► the same relay (`flush_relays`)
-    packet without a flow ─► held (`recovery`), Redis is asked ─► `answered` ─► link
+    relay of another cluster ─► rules ─► transceiver              transceiver ─► the same relay
+    (`flush_relays`) packet without a flow ─► held (`recovery`), Redis is asked ─► `answered` ─► link
     hello ─► transceiver ─► its clients become flows
     ICMP: nobody is at a transceiver's address ─► nothing is sent there but a packet now and then
 
@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from voicegate.net.names import Address
 from voicegate.net.streams import Streams
-from voicegate.net.udp import Address, UdpSocket
+from voicegate.net.udp import UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, ClientAddress, is_tcp, pack_address
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.link import pack_frames, parse_frames_untrusted
@@ -150,8 +151,10 @@ class Byways:
 
     def answered(self, answer: Answer, now: float) -> None:
         """Redis has answered."""
-        now = time.monotonic()
-        flow, held = self._core.answer(answer.client, answer.ufrag, 0, now)
+        port = self._ways_out.likely(answer.client)
+        if port is None:
+            return
+        flow, held = self._core.answer(answer.client, answer.ufrag, port, now)
         if flow is not None and held:
             self._forward(flow.route, [(answer.client, packet.data) for packet in held])
 
@@ -159,7 +162,9 @@ class Byways:
         """The transceiver's call with this client is over."""
         flow = self._core.release(route, ClientAddress(client))
         if flow is not None and (back := self._ways_out.relay(flow.port)) is not None:
-            self._link.send_batch((back.name, datagram) for datagram in pack_frames(back.header, [(flow.client, b"")]))
+            self._link.send_batch(
+                (back.name, datagram) for datagram in pack_frames(back.header, [(flow.client, b"")])
+            )
 
     # TCP
 
@@ -259,7 +264,7 @@ class Byways:
         self._look_at_hellos()
         for client, ufrag in message.clients:
             port = self._ways_out.likely(ClientAddress(client))
-            if port is not None:
+            if port is not None:  # else over TCP, and the connection went with its relay
                 self._core.learn(ClientAddress(client), ufrag, port, told_by=route)
 
     # The link
@@ -300,7 +305,8 @@ class Byways:
 
 
 class WaysOut:
-    """The numbers by which clients are reached, and what waits to go out by each: public sockets, TCP, relays.
+    """The numbers by which clients are reached, and what waits to go out by each: public sockets, TCP,
+    relays.
 
     `outgoing[n]` is a flat list of entries as `UdpSocket.send_each` takes them. Of TCP's there are never any:
     its frames are sent as they come.

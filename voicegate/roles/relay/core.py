@@ -19,8 +19,8 @@ Theory of operation. A *flow* is a short-lived note that a client address belong
 7. A check belongs to the address it came from first: who watched it go by makes no flow by repeating it, and
    does not move one to another of our own addresses. When a ticket has all its flows, the one that carries
    least goes, not the newcomer: clients change their port.
-8. A ticket of another cluster goes to a relay of that cluster, from where it goes to a transceiver or nowhere:
-   a packet passes two relays at most, so there are no loops. Replies come back by the same two.
+8. A ticket of another cluster goes to a relay of that cluster, from where it goes to a transceiver or
+   nowhere: a packet passes two relays at most, so there are no loops. Replies come back by the same two.
 9. Flows that a relay lost, or never had, it learns: from the transceivers, who say whose packets came by our
    public addresses (`hellos`), and from the notes in Redis (`recovery`). Such a flow is confirmed, but not
    settled, and any valid check of another ticket takes its place at once.
@@ -39,7 +39,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from voicegate.proto.address import ClientAddress, without_transport
+from voicegate.proto.address import ClientAddress, is_tcp, without_transport
 from voicegate.proto.demux import Kind, kind
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.keys import ClusterKeys
@@ -113,7 +113,7 @@ class RelayCore:
             if what is Kind.UNKNOWN:
                 self.drops["unknown_kind"] += 1
             else:
-                self.recovery.ask(client, data, port, now)
+                self._look_up(data, client, port, now)
             return None
         flow.client_seen = now
         if flow.checked == NEVER:
@@ -144,7 +144,9 @@ class RelayCore:
         self.table.remove(flow, "released")
         return flow
 
-    def learn(self, client: ClientAddress, ufrag: bytes, port: int, *, told_by: Route | None = None) -> Flow | None:
+    def learn(
+        self, client: ClientAddress, ufrag: bytes, port: int, *, told_by: Route | None = None
+    ) -> Flow | None:
         """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, which
         may speak of its own calls only; None: the authenticated note in Redis."""
         known = self.flows.get(client)
@@ -166,7 +168,9 @@ class RelayCore:
         self.table.add(flow)
         return flow
 
-    def answer(self, client: ClientAddress, ufrag: bytes | None, port: int, now: float) -> tuple[Flow | None, list[Held]]:
+    def answer(
+        self, client: ClientAddress, ufrag: bytes | None, port: int, now: float
+    ) -> tuple[Flow | None, list[Held]]:
         """Redis says whose this client is (None: it does not know). Returns the flow and the packets that
         waited for it."""
         flow = None if ufrag is None else self.learn(client, ufrag, port)
@@ -252,6 +256,12 @@ class RelayCore:
         if route is None:
             raise BadPacket(self.routes.refused.get(ticket.transceiver, "transceiver_unknown"))
         return route
+
+    def _look_up(self, data: bytes, client: ClientAddress, port: int, now: float) -> None:
+        if is_tcp(client):
+            self.drops["no_flow"] += 1  # a new connection has a new address: nobody can know it
+        else:
+            self.recovery.ask(client, data, port, now)
 
     def _is_own(self, client: ClientAddress) -> bool:
         address = without_transport(client)

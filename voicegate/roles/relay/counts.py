@@ -1,26 +1,25 @@
-"""What a worker's data plane counts beside drops: packets, batches, bundles and the time that they waited. Pure."""
+"""What a worker's data plane counts beside drops: packets, batches, bundles and the time that they waited.
+Pure."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-LATENCY_BUCKETS = (
-    *(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
-)
+LATENCY_BUCKETS = (*(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),)
 """Seconds: from what one system call takes to what a jitter buffer cannot hide."""
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-COUNTS = (
-    "client_packets",
-    "client_bytes",
-    "transceiver_packets",
-    "transceiver_bytes",
-    "link_bytes_out",
-    "link_datagrams_out",
-    "link_datagrams_in",
-    "dead_transceivers",
-    "ticks",
-)
-"""Packets are a client's datagrams: received from it, sent to it."""
+HELP = {
+    "client_packets": "Datagrams received from clients.",
+    "client_bytes": "Bytes of clients' datagrams that were sent on.",
+    "transceiver_packets": "Datagrams sent to clients.",
+    "transceiver_bytes": "Bytes sent to clients.",
+    "link_bytes_out": "Bytes sent to transceivers, link headers included.",
+    "link_datagrams_out": "Link datagrams sent; each carries one or more client packets.",
+    "link_datagrams_in": "Link datagrams received.",
+    "dead_transceivers": "Times that ICMP said that nobody is at a transceiver's address.",
+    "ticks": "Quarters of a second that the thread of packets has seen.",
+}
+"""What is counted, in words."""
 
 
 class Histogram:
@@ -52,7 +51,7 @@ class PlaneCounts:
     __slots__ = ("batch", "bundle", "totals", "waited")
 
     def __init__(self) -> None:
-        self.totals = dict.fromkeys(COUNTS, 0)
+        self.totals = dict.fromkeys(HELP, 0)
         self.batch = Histogram(SIZE_BUCKETS)
         """Datagrams per receiving call, of all sockets."""
         self.bundle = Histogram(SIZE_BUCKETS)

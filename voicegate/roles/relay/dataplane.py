@@ -193,12 +193,7 @@ class DataPlane:
             try:
                 client = ip + port
                 flow = flow_of(client)
-                if (
-                    flow is None
-                    or view[offset] < 4
-                    or flow.port != index
-                    or not 0 < length <= MAX_PAYLOAD
-                ):
+                if flow is None or view[offset] < 4 or flow.port != index or not 0 < length <= MAX_PAYLOAD:
                     # A new client, one that comes another way, or STUN (first byte 0 to 3): the rules decide.
                     flow = self._byways.from_client(
                         bytes(view[offset : offset + length]), ClientAddress(client), index, self._wall
@@ -351,7 +346,7 @@ class DataPlane:
     def _take_posted(self) -> None:
         os.read(self._wake_reader, 4096)
         while self._posted:
-            self._byways.answered(self._posted.popleft(), self._coarse)
+            self._byways.answered(self._posted.popleft(), time.monotonic())
 
     def _failed(self, error: Exception) -> None:
         self._core.drops["internal_error"] += 1

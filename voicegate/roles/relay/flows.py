@@ -1,8 +1,8 @@
 """The relay's flow table: bounded, and small enough that 100,000 flows are 40 MB. Pure.
 
-The rules of who may have a flow are in `core`; here is what it costs to keep them. A flow is one object with ten
-fields and two entries in dictionaries. Times are what the caller calls `now`; a caller that passes the same
-object for all packets of a moment stores it once.
+The rules of who may have a flow are in `core`; here is what it costs to keep them. A flow is one object with
+ten fields and two entries in dictionaries. Times are what the caller calls `now`; a caller that passes the
+same object for all packets of a moment stores it once.
 
 Sources are counted in buckets by hash. A bucket that two sources share makes the cap a little tighter for
 both: with a cap of thousands nobody notices, and a table by source would be a fourth of all memory.

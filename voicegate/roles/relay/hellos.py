@@ -1,7 +1,8 @@
 """How a relay that has just started learns who is there: it asks the transceivers. Pure.
 
-See `proto.link_control`. Each transceiver gets a hello when it becomes known, again and ever later until every
-part of its answer has come, and from then on now and then, so that it knows which relay serves which ingress.
+See `proto.link_control`. Each transceiver gets a hello when it becomes known, again and ever later until
+every part of its answer has come, and from then on now and then, so that it knows which relay serves which
+ingress.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Hellos:
         self._ingress = ingress
         self._boot = boot
         self._number = boot & 0x7FFFFFFF
-        """Continued from a number of this start, so that an answer to an earlier relay is not taken for ours."""
+        """Continued from a number of this start, so that an answer to an earlier relay is not taken for
+        ours."""
         self._states: dict[Route, _State] = {}
 
     def update(self, routes: Iterable[Route], now: float) -> None:

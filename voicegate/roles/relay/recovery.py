@@ -1,4 +1,5 @@
-"""What a relay does not know and others may: packets without a flow, and the notes by which flows are found. Pure.
+"""What a relay does not know and others may: packets without a flow, and the notes by which flows are found.
+Pure.
 
     packet without a flow ─► held ─ question ─► Redis ─ ticket ─► flow, and the packets go on
     flow confirmed, lived on or ended ─► note ─► Redis

@@ -1,4 +1,5 @@
-"""Which connectivity checks have been let through lately: a check repeated from another address makes no flow.
+"""Which connectivity checks have been let through lately: a check repeated from another address makes no
+flow.
 
 Two Bloom filters of fixed size, the older of which is forgotten. With 100,000 calls a table of exact
 transactions would be the larger part of the relay's memory. What a filter gets wrong is one way only: a check
@@ -12,8 +13,8 @@ BITS = 1 << 24
 CAPACITY = 1 << 20
 """Checks in one filter; with three bits for each of them 0.5 % of all others seem to be in it."""
 GENERATION_SECONDS = 90.0
-"""A check is remembered for one to two of these: longer than a set-up takes, and than who watches a check go by
-has any use for it. 100,000 calls with a check every 2.5 s fill a filter sooner, in 26 s."""
+"""A check is remembered for one to two of these: longer than a set-up takes, and than who watches a check go
+by has any use for it. 100,000 calls with a check every 2.5 s fill a filter sooner, in 26 s."""
 
 _MASK = BITS - 1
 

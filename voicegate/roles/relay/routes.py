@@ -5,8 +5,9 @@ The final check is on the parsed address in its one form, so that an IPv4-mapped
 allow-list that the plain one would fail (coturn's CVE-2020-26262 and CVE-2026-27624).
 
 Towards a relay there are two routes: one for packets of clients that came to us (they have passed one relay:
-`hops` 1), and its `back` for packets to clients that came to it (`hops` 0, as from a transceiver). The cluster
-of a ticket may have many relays and workers; a client's packets go to one of them, chosen by its address.
+`hops` 1), and its `back` for packets to clients that came to it (`hops` 0, as from a transceiver). The
+cluster of a ticket may have many relays and workers; a client's packets go to one of them, chosen by its
+address.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import NamedTuple
 
 from voicegate.proto.address import ClientAddress, join_host_port, pack_address, parse_ip, split_host_port
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.link import CONTROL, LinkGuard, link_header
+from voicegate.proto.link import CONTROL, LinkGuard
 
 MAX_PEERS = 4096
-"""Link sockets of other clusters' relays that are remembered, in use or not: many times what exists at once."""
+"""Link sockets of other clusters' relays that are remembered, in use or not: many times what exists at
+once."""
 
 
 class Backend(NamedTuple):
@@ -128,8 +130,8 @@ class RouteTable:
         return known[1] if known is not None and known[1].listed else None
 
     def towards(self, cluster: int, client: ClientAddress) -> Route | None:
-        """The relay of another cluster that gets this client's packets; the same one for all of its packets as
-        long as the relays are."""
+        """The relay of another cluster that gets this client's packets; the same one for all of its packets
+        as long as the relays are."""
         routes = self._peers_of.get(cluster)
         if not routes:
             return None
@@ -179,9 +181,7 @@ class RouteTable:
 
     def control_header(self, route: Route) -> bytes:
         """The header of a datagram that is for the transceiver itself."""
-        key_id = self._keys.link_id
-        key = self._keys.link[key_id]
-        return link_header(key, key_id, self._link, route.receiver, self._hour, version=CONTROL)
+        return self._keys.link_header(self._link, route.receiver, self._hour, version=CONTROL)
 
     def forget_unused(self) -> None:
         """Drop routes that are neither in the registry nor used by a flow."""
@@ -249,10 +249,8 @@ class RouteTable:
         self._write_header(route)
 
     def _write_header(self, route: Route) -> None:
-        key_id = self._keys.link_id
-        key = self._keys.link[key_id]
-        hops = 0 if route.back is None else 1
-        route.header = link_header(key, key_id, self._link, route.receiver, self._hour, hops=hops)
+        header = self._keys.link_header
+        route.header = header(self._link, route.receiver, self._hour, hops=0 if route.back is None else 1)
         route.peer_header = b""
         if route.back is not None:
-            route.back.header = link_header(key, key_id, self._link, route.receiver, self._hour)
+            route.back.header = header(self._link, route.receiver, self._hour)
