@@ -21,8 +21,8 @@ pytestmark = [
 
 
 ELSEWHERE_SECONDS = 8.0
-"""Within which new calls go by another ingress than a dead one: its lease of 3 s, half of one in which what is
-missing is looked for again, and what the way to Redis and a busy machine take."""
+"""Within which new calls go by another ingress than a dead one: its lease of 3 s, half of one in which it is
+looked for again, and what the way to Redis and a busy machine take."""
 NOISE = 0.05
 
 

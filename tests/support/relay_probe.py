@@ -137,6 +137,8 @@ class _Client:
         self.password = keys.tickets.password(self.ticket)
         self.number = number
         self.confirmed = False
+        self.by: Address | None = None
+        """The link socket of the relay's worker that its packets come by."""
         self.next_check = 0.0
 
     def check(self) -> None:
@@ -188,6 +190,9 @@ class _Probe:
             client.sock.sendto(_media(len(self.rows) - 1), client.relay)
             turn += 1
         self._receive(time.monotonic() + 0.2)
+        for client in self.clients:
+            if client.by is not None:
+                self._send([(client.packed, b"")], client.by)  # a release: the relay has none of them left
         self.rows = [row for row in self.rows if row[0] is not None and row[0] < time.monotonic() - 0.15]
         json.dump(self.rows, sys.stdout)
 
@@ -211,6 +216,7 @@ class _Probe:
         answers: list[tuple[ClientAddress, bytes]] = []
         for client, payload in parse_frames_untrusted(datagram):
             known = self.by_address[client]
+            known.by = source
             if stun.is_binding_request(payload):
                 answers.append(
                     (client, stun.binding_success(stun.transaction_id(payload), client, known.password))
@@ -219,9 +225,13 @@ class _Probe:
                 number, sent = _BODY.unpack_from(payload)
                 self.rows[number][1] = round((at - sent) / 1e9, 7)
                 answers.append((client, _media(number)))
-        header = link_header(self.keys.link[self.keys.link_id], self.keys.link_id, self.name, relay, hour)
-        for answer in pack_frames(header, answers):
-            self.link.sendto(answer, source)
+        self._send(answers, source)
+
+    def _send(self, frames: list[tuple[ClientAddress, bytes]], to: Address) -> None:
+        key, hour = self.keys.link[self.keys.link_id], int(time.time() // HOUR)
+        header = link_header(key, self.keys.link_id, self.name, join_host_port(*to), hour)
+        for datagram in pack_frames(header, frames):
+            self.link.sendto(datagram, to)
 
     def _at_client(self, client: _Client, data: bytes, at: int) -> None:
         if data[0] == 0x80:
