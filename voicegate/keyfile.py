@@ -153,9 +153,7 @@ class KeyFile:
         ids = {entry.partition(":")[0] for entry in before}
         for entry in marks:
             if entry not in before and entry.partition(":")[0] in ids:
-                _log.warning(
-                    f"key id {entry.partition(':')[0]} has another secret now: what it minted is void"
-                )
+                _log.warning(f"key id {entry.partition(':')[0]} has another secret now: what it minted is void")
 
 
 async def watch_key_file(path: str, keys: ClusterKeys) -> None:

@@ -95,6 +95,7 @@ class ClusterKeys:
         given = token.encode("utf-8", "replace")
         return any(hmac.compare_digest(given, known.encode()) for known in self.control_tokens)
 
+
     def __repr__(self) -> str:
         return f"ClusterKeys({', '.join(self.marks)})"
 
