@@ -77,14 +77,14 @@ class _Flooder:
         payloads = [bytes.fromhex(text) for text in settings["payloads"]]
         self.arena = Arena(slots=max(BATCH, len(payloads)), addresses=True)
         target = socket_name(*settings["target"])
-        self.batches: list[list[bytes | int]] = []
-        entries: list[bytes | int] = []
+        self.batches: list[list[tuple[bytes, list[int]]]] = []
+        datagrams: list[tuple[bytes, list[int]]] = []
         for offset, payload in zip(self.arena.offsets, payloads, strict=False):
             self.arena.view[offset : offset + len(payload)] = payload
-            entries += (target, self.arena.base + offset, len(payload))
-            if len(entries) == 3 * BATCH:
-                self.batches.append(entries)
-                entries = []
+            datagrams.append((target, [self.arena.base + offset, len(payload)]))
+            if len(datagrams) == BATCH:
+                self.batches.append(datagrams)
+                datagrams = []
         assert self.batches, f"at least {BATCH} payloads are needed"
         self.random = random.Random(5)
         self.sources: list[UdpSocket] = [self.source() for _ in range(SOURCES)]
@@ -115,7 +115,7 @@ class _Flooder:
                 self.sources.append(self.source())
                 self.opened += 1
             source = self.sources[turn % SOURCES]
-            self.sent += source.send_each(self.batches[turn % len(self.batches)])
+            self.sent += source.send_gathered(self.batches[turn % len(self.batches)])
             turn += 1
         seconds = time.monotonic() - begun
         time.sleep(0.2)  # for the answers that must not come
