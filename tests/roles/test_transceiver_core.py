@@ -181,7 +181,7 @@ class TestEnd:
         assert client.closed == "far: remote_close"
         assert not rig.core.close(call_id, rig.now, EndReason.HANGUP)
         core = rig.core
-        assert (len(core), len(core._by_ufrag), len(core._by_client)) == (0, 0, 0)
+        assert (len(core), len(core._by_ufrag), len(core._paths)) == (0, 0, 0)
         rig.run(60.0)
         assert core.next_deadline() is None
 
