@@ -333,7 +333,7 @@ class TestStrangers:
         rig = Rig()
         client, _ = connected(rig)
         rig.inject(b"\x80" * 60, address_of(client), header=bytes([0x10, 0]) + bytes(8))
-        rig.inject(b"\x80" * 60, address_of(client), relay="127.0.0.1:6666")
+        rig.inject(b"\x80" * 60, address_of(client), relay="127.0.0.1:6666", header=rig.header(RELAY))
         assert rig.core.drops["link_stranger"] == 2
 
     def test_media_of_an_unknown_address(self) -> None:
