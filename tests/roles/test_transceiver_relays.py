@@ -15,6 +15,7 @@ from tests.support.rig import KEYS, RELAY, Rig, address_of
 from voicegate.proto import link, link_control, rtcp, rtp, stun
 from voicegate.proto.address import ClientAddress, over_tcp, pack_address
 from voicegate.proto.demux import Kind, kind
+from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.link_control import CLIENTS_PER_DATAGRAM, HELLO_SECONDS, Clients, Hello
 from voicegate.roles.transceiver.allocation import Identity
 from voicegate.roles.transceiver.call import EndReason, Proof
@@ -319,16 +320,18 @@ class TestBounds:
         assert relays._drops["hello_answers_full"] == 2
         assert len(relays.poll_transmits(1)) == MAX_ANSWERS and not relays.poll_transmits(1)
 
-    def test_headers_follow_the_hour(self) -> None:
-        relays = bare_relays()
-        client = pack_address("192.0.2.1", 1)
-        sent = []
-        for hour in (1, 1, 2):
-            relays.send(RELAY, client, b"x")
-            sent += [datagram for _, datagram in relays.poll_transmits(hour)]
-        key = KEYS.link[KEYS.link_id]
-        expected = [link.link_header(key, KEYS.link_id, "127.0.0.1:9000", RELAY, hour) for hour in (1, 1, 2)]
-        assert [datagram[: link.LINK_HEADER_LENGTH] for datagram in sent] == expected
+    def test_headers_follow_the_hour_and_the_keys(self) -> None:
+        keys = ClusterKeys.parse(["0:" + "first " * 8])
+        relays = bare_relays(keys)
+        headers = []
+        for hour in (1, 1, 2, 2):
+            if len(headers) == 3:
+                keys.replace(["1:" + "second " * 8])
+            relays.send(RELAY, pack_address("192.0.2.1", 1), b"x")
+            ((_, datagram),) = relays.poll_transmits(hour)
+            assert link.LinkGuard(keys.link, RELAY).accepts("127.0.0.1:9000", datagram[:10], hour)
+            headers.append(datagram[: link.LINK_HEADER_LENGTH])
+        assert headers[0] == headers[1] and len(set(headers)) == 3
 
 
 def hello(relay: str, *, number: int) -> tuple[bytes, str]:
@@ -336,9 +339,10 @@ def hello(relay: str, *, number: int) -> tuple[bytes, str]:
     return datagram, relay
 
 
-def bare_relays() -> Relays:
+def bare_relays(keys: ClusterKeys = KEYS, paths: Paths | None = None) -> Relays:
     identity = Identity(cluster=1, transceiver=7, boot="b", link="127.0.0.1:9000")
-    return Relays(identity, KEYS, Paths(Counter()), drops=Counter(), totals=Counter())
+    paths = Paths(Counter()) if paths is None else paths
+    return Relays(identity, keys, paths, drops=Counter(), totals=Counter())
 
 
 class _Call:
@@ -374,13 +378,7 @@ def test_a_path_names_who_brought_a_packet_or_a_successor_of_that(steps: list[tu
     """For every path: its relay brought something authentic from that client of that call, or greeted for an
     ingress, later in boot than a relay of the same ingress that the path had named before."""
     paths = Paths(Counter())
-    relays = Relays(
-        Identity(cluster=1, transceiver=7, boot="b", link="127.0.0.1:9000"),
-        KEYS,
-        paths,
-        drops=Counter(),
-        totals=Counter(),
-    )
+    relays = bare_relays(paths=paths)
     entries = [
         Entry(_Call(), None, bytes([65 + index]) * 23, "", index)  # type: ignore[arg-type]
         for index in range(4)

@@ -73,8 +73,8 @@ class Relays:
         self._frames: dict[str, list[tuple[ClientAddress, bytes]]] = {}
         self._answers: list[tuple[str, bytes]] = []
         self._headers: dict[str, bytes] = {}
-        self._headers_made_of: tuple[int, int, bytes] = (0, 0, b"")
-        """Hour, key id and key."""
+        self._headers_of = (-1, -1)
+        """The hour, and the version of the keys, that they were made for."""
 
     def send(self, relay: str, client: ClientAddress, payload: bytes) -> None:
         """Queue a packet for a client behind this relay; an empty one is the release of `proto.link`."""
@@ -107,7 +107,8 @@ class Relays:
         if not self._frames and not self._answers:
             return []
         datagrams = [
-            (relay, self._make_header(relay, hour, link.CONTROL) + answer) for relay, answer in self._answers
+            (relay, self._keys.link_header(self._identity.link, relay, hour, version=link.CONTROL) + answer)
+            for relay, answer in self._answers
         ]
         for relay, frames in self._frames.items():
             self._totals["frames_out"] += len(frames)
@@ -151,18 +152,12 @@ class Relays:
         self._answers += [(relay, answer) for answer in answers]
 
     def _header(self, relay: str, hour: int) -> bytes:
-        """The link header for frames to a relay, made once an hour and key."""
-        key_id = self._keys.link_id
-        made_of = (hour, key_id, self._keys.link[key_id])
-        if made_of != self._headers_made_of or len(self._headers) > MAX_RELAYS:
+        """The link header for frames to a relay, made once per hour and change of keys."""
+        wanted_for = (hour, self._keys.version)
+        if wanted_for != self._headers_of or len(self._headers) > MAX_RELAYS:
             self._headers = {}
-            self._headers_made_of = made_of
+            self._headers_of = wanted_for
         header = self._headers.get(relay)
         if header is None:
-            header = self._headers[relay] = self._make_header(relay, hour, link.DATA)
+            header = self._headers[relay] = self._keys.link_header(self._identity.link, relay, hour)
         return header
-
-    def _make_header(self, relay: str, hour: int, version: int) -> bytes:
-        key_id = self._keys.link_id
-        key = self._keys.link[key_id]
-        return link.link_header(key, key_id, self._identity.link, relay, hour, version=version)
