@@ -142,8 +142,8 @@ def _transport(offer: Offer, section: Section, parameters: AnswerParameters) -> 
 
 def _default(candidates: Sequence[str]) -> tuple[int, str]:
     """The port of `m=` and the `c=` line: the first candidate of UDP, as RFC 6544 section 4.3 recommends for
-    media in real time. Without one the pair that names no candidate (RFC 8839 section 4.3.1): the protocol of
-    the `m=` line would deny TCP, and it has to be the offer's."""
+    media in real time. Without one what stands for no candidate (RFC 9429 section 5.2.1): the `m=` line has
+    the offer's protocol, and a default of TCP would contradict it."""
     for host, port, tcp in map(split_public, candidates):
         if not tcp:
             return port, f"c=IN {'IP6' if ':' in host else 'IP4'} {host}"
