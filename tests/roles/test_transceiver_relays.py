@@ -17,6 +17,8 @@ from voicegate.proto.address import ClientAddress, over_tcp, pack_address
 from voicegate.proto.demux import Kind, kind
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.link_control import CLIENTS_PER_DATAGRAM, HELLO_SECONDS, Clients, Hello
+from voicegate.roles.relay.hellos import Hellos
+from voicegate.roles.relay.routes import Route
 from voicegate.roles.transceiver.allocation import Identity
 from voicegate.roles.transceiver.call import EndReason, Proof
 from voicegate.roles.transceiver.entry import Entry
@@ -188,6 +190,22 @@ class TestHellos:
         rig.play(call_id, tone(0.2))
         assert rig.core._calls[call_id].paths[address_of(client)] == OTHER
         assert rig.core.totals["paths_moved"] == 1
+
+    def test_the_relays_own_hellos_are_answered_to_its_content(self) -> None:
+        rig = Rig(max_calls=100)
+        for port in range(100):
+            client, _ = rig.call(1000 + port)
+            rig.inject(next_check(client), address_of(client))
+        transceiver = Route(1)
+        transceiver.receiver = f"{rig.core.identity.link}#{rig.core.identity.boot}"
+        hellos = Hellos(INGRESS, boot=2000)
+        hellos.update([transceiver], rig.now)
+        rig.hello(RELAY, INGRESS, 1000)
+        ((_, message),) = hellos.poll(rig.now)
+        rig.hello(OTHER, message.ingress, message.boot, message.number)
+        assert hellos.waiting() == 1 and len(rig.control) == 4
+        assert all(hellos.answered(transceiver, answer, rig.now) for _, answer in rig.control)
+        assert hellos.waiting() == 0 and len(told(rig)) == 100
 
     def test_the_answer_leaves_before_the_replies(self) -> None:
         rig = Rig()
