@@ -107,10 +107,10 @@ class TestReplies:
 
     def test_nothing_that_is_not_new_and_authentic_moves_them(self) -> None:
         rig = Rig()
-        client, call_id = connected(rig, channel=Wanted())
-        assert client.answer is not None
         heard: list[bytes] = []
         rig.to_core = lambda data: heard.append(data) is None
+        client, call_id = connected(rig, channel=Wanted())
+        assert client.answer is not None
         rig.send_event(client, "session.update", session={"type": "realtime"})
         rig.run(6.0)
         rig.to_core = lambda data: False
@@ -250,8 +250,8 @@ class TestHellos:
         for _ in range(3):
             rig.hello(RELAY, INGRESS, 1000)
             rig.hello(OTHER, INGRESS, 2000)
+            assert rig.core._calls[call_id].paths[address_of(client)] == RELAY
             rig.run(1.0)
-        assert rig.core._calls[call_id].paths[address_of(client)] == RELAY
 
     def test_other_ingresses_and_ended_calls_are_not_told(self) -> None:
         rig = Rig()
