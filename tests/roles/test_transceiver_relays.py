@@ -33,6 +33,7 @@ from voicegate.roles.transceiver.relays import (
 
 OTHER = "127.0.0.1:7001"
 """Another relay: of the same ingress or not, of this tier or the one before."""
+HOUR = 1
 INGRESS = "203.0.113.1:3478"
 
 
@@ -326,17 +327,17 @@ class TestBounds:
     def test_no_more_relays_than_bounded_are_remembered(self) -> None:
         relays = bare_relays()
         for port in range(MAX_RELAYS + 3):
-            relays.receive_control_untrusted(*hello(f"10.0.0.1:{port}", number=0), now=1.0)
+            relays.receive_untrusted(*hello(f"10.0.0.1:{port}"), HOUR, 1.0)
         assert relays._drops["relays_full"] == 3
-        relays.receive_control_untrusted(*hello("10.0.0.2:1", number=0), now=1.0 + FORGET_SECONDS + 0.1)
+        relays.receive_untrusted(*hello("10.0.0.2:1"), HOUR, 1.0 + FORGET_SECONDS + 0.1)
         assert relays._drops["relays_full"] == 3, "the silent ones are no loss"
 
     def test_answers_that_nobody_polls(self) -> None:
         relays = bare_relays()
         for port in range(MAX_ANSWERS + 2):
-            relays.receive_control_untrusted(*hello(f"10.0.0.1:{port}", number=1), now=port / 100)
+            relays.receive_untrusted(*hello(f"10.0.0.1:{port}", number=1), HOUR, port / 100)
         assert relays._drops["hello_answers_full"] == 2
-        assert len(relays.poll_transmits(1)) == MAX_ANSWERS and not relays.poll_transmits(1)
+        assert len(relays.poll_transmits(HOUR)) == MAX_ANSWERS and not relays.poll_transmits(HOUR)
 
     def test_headers_follow_the_hour_and_the_keys(self) -> None:
         keys = ClusterKeys.parse(["0:" + "first " * 8])
@@ -352,9 +353,10 @@ class TestBounds:
         assert headers[0] == headers[1] and len(set(headers)) == 3
 
 
-def hello(relay: str, *, number: int) -> tuple[bytes, str]:
-    datagram = bytes(link.LINK_HEADER_LENGTH) + link_control.encode_control(Hello(INGRESS, 1, number))
-    return datagram, relay
+def hello(relay: str, ingress: str = INGRESS, boot: int = 1, number: int = 0) -> tuple[bytes, str]:
+    """A relay's datagram, and who sent it."""
+    header = KEYS.link_header(relay, "127.0.0.1:9000#b", HOUR, version=link.CONTROL)
+    return header + link_control.encode_control(Hello(ingress, boot, number)), relay
 
 
 def bare_relays(keys: ClusterKeys = KEYS, paths: Paths | None = None) -> Relays:
@@ -411,15 +413,14 @@ def test_a_path_names_who_brought_a_packet_or_a_successor_of_that(steps: list[tu
                 if proof is Proof.NEW or (proof is Proof.REPEATED and (call, client) not in allowed):
                     allowed[call, client] = {relay}
             case ("hello", str(relay), str(ingress), int(boot), bool(asks)):
-                message = link_control.encode_control(Hello(ingress, boot, int(asks)))
-                relays.receive_control_untrusted(bytes(link.LINK_HEADER_LENGTH) + message, relay, at)
+                relays.receive_untrusted(*hello(relay, ingress, boot, int(asks)), HOUR, at)
                 served[relay] = (ingress, boot)
                 for names in allowed.values():
                     if any(
                         served.get(name, ("", 9))[0] == ingress and served[name][1] < boot for name in names
                     ):
                         names.add(relay)
-                answers = [data for to, data in relays.poll_transmits(1) if to == relay]
+                answers = [data for to, data in relays.poll_transmits(HOUR) if to == relay]
                 assert bool(answers) is asks
                 for answer in answers:
                     clients = link_control.parse_control_untrusted(answer)

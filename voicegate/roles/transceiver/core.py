@@ -1,9 +1,10 @@
 """The transceiver's core: every call of one worker, one link socket, one timer wheel. Pure.
 
-link datagram ─► LinkGuard ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
-                          └─► hello of a relay ─► Relays
-Call ─► Paths: by which relay ─► Relays ─► link datagrams
-Entry ─► microphone and events for the agent, events for sidebands ─► the shell
+    link datagram ─► Relays ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
+    Call ─► Paths: by which relay ─► Relays ─► link datagrams
+    Entry ─► microphone and events for the agent, events for sidebands ─► the shell
+
+What may move a reply to another relay is in `paths`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
@@ -73,11 +75,9 @@ class TransceiverCore:
         self.wall_offset = wall_offset
         """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
-        self._keys = keys
-        self._certificate = certificate
-        self._limits = limits
-        self._random = random
-        self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
+        self._make_call = partial(
+            make_call, identity=identity, keys=keys, certificate=certificate, limits=limits, random=random
+        )
         self._paths = Paths(self.drops)
         self._relays = Relays(identity, keys, self._paths, drops=self.drops, totals=self.totals)
         self._calls: dict[str, Entry] = {}
@@ -98,17 +98,8 @@ class TransceiverCore:
         """
         if len(self._calls) >= self.max_calls:
             raise Overloaded
-        entry, answer = make_call(
-            wishes,
-            identity=self.identity,
-            keys=self._keys,
-            certificate=self._certificate,
-            limits=self._limits,
-            entropy=entropy,
-            random=self._random,
-            now=now,
-            wall_offset=self.wall_offset,
-            serial=self.totals["calls"],
+        entry, answer = self._make_call(
+            wishes, entropy=entropy, now=now, wall_offset=self.wall_offset, serial=self.totals["calls"]
         )
         self.totals["calls"] += 1
         self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
@@ -201,14 +192,8 @@ class TransceiverCore:
     def receive_datagram(self, datagram: bytes, relay: str, now: float) -> None:
         """Take one link datagram that came from `relay` (`ip:port`). Never raises: bad ones are counted."""
         self.totals["link_datagrams_in"] += 1
-        if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], self._hour(now)):
-            self.drops["link_stranger"] += 1
-            return
         try:
-            if datagram[0] >> 4 == link.CONTROL:
-                self._relays.receive_control_untrusted(datagram, relay, now)
-                return
-            frames = link.parse_frames_untrusted(datagram)
+            frames = self._relays.receive_untrusted(datagram, relay, self._hour(now), now)
         except BadPacket as error:
             self.drops[error.reason] += 1
             return

@@ -4,7 +4,7 @@ A path is a call's client address and the relay (`ip:port`) that brought an *aut
 last. So a client that anycast or a re-hash moves to another relay is answered there from its first packet on,
 and nobody can point its replies elsewhere without a packet that he could not make: a forged one is not
 authenticated, and neither a repeated SRTP packet (libsrtp), a repeated DTLS record (OpenSSL) nor a repeated
-STUN check (`IceLite`) is new.
+STUN check (`IceLite`, which knows the last 128 of a call) is new.
 
 A relay of the second tier is no different: it brought the packet, so it gets the reply.
 """

@@ -50,7 +50,7 @@ class _Served:
 
 
 class Relays:
-    """All relays that one transceiver talks with. `send` and `receive_control_untrusted`, then drain
+    """All relays that one transceiver talks with. `send` and `receive_untrusted`, then drain
     `poll_transmits`."""
 
     def __init__(
@@ -66,6 +66,7 @@ class Relays:
         self._identity = identity
         self._keys = keys
         self._paths = paths
+        self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
         self._drops = drops
         self._totals = totals
         self._served: dict[str, _Served] = {}
@@ -83,23 +84,21 @@ class Relays:
             frames = self._frames[relay] = []
         frames.append((client, payload))
 
-    def receive_control_untrusted(self, datagram: bytes, relay: str, now: float) -> None:
-        """Take a control datagram whose header is genuine. BadPacket: `link_control`, `link_clients` (that is
-        a message for relays) or `hello_too_often`."""
-        hello = parse_control_untrusted(datagram)
-        if not isinstance(hello, Hello):
-            raise BadPacket("link_clients")
-        news = self._note(hello, relay, now)
-        if not news and not hello.number:
-            return
-        peers = {
-            name: served.boot for name, served in self._served.items() if served.ingress == hello.ingress
-        }
-        predecessors = {name for name, boot in peers.items() if boot < hello.boot}
-        if predecessors:
-            self._totals["paths_moved"] += self._paths.move(predecessors, relay)
-        if hello.number:
-            self._answer(hello.number, relay, self._paths.reached_by(peers.keys()))
+    def receive_untrusted(
+        self, datagram: bytes, relay: str, hour: int, now: float
+    ) -> list[tuple[ClientAddress, bytes]]:
+        """Take a link datagram that came from `relay` (`ip:port`). Returns the frames in it; none are in a
+        hello, which is dealt with.
+
+        BadPacket: `link_stranger`, `link_frame`, `link_control`, `link_clients` (that is a message for
+        relays) or `hello_too_often`.
+        """
+        if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], hour):
+            raise BadPacket("link_stranger")
+        if datagram[0] >> 4 == link.DATA:
+            return link.parse_frames_untrusted(datagram)
+        self._receive_control_untrusted(datagram, relay, now)
+        return []
 
     def poll_transmits(self, hour: int) -> list[tuple[str, bytes]]:
         """All link datagrams that are ready, as (relay, datagram). Answers to hellos go first: a relay should
@@ -118,6 +117,22 @@ class Relays:
         self._frames = {}
         self._answers = []
         return datagrams
+
+    def _receive_control_untrusted(self, datagram: bytes, relay: str, now: float) -> None:
+        hello = parse_control_untrusted(datagram)
+        if not isinstance(hello, Hello):
+            raise BadPacket("link_clients")
+        news = self._note(hello, relay, now)
+        if not news and not hello.number:
+            return
+        peers = {
+            name: served.boot for name, served in self._served.items() if served.ingress == hello.ingress
+        }
+        predecessors = {name for name, boot in peers.items() if boot < hello.boot}
+        if predecessors:
+            self._totals["paths_moved"] += self._paths.move(predecessors, relay)
+        if hello.number:
+            self._answer(hello.number, relay, self._paths.reached_by(peers.keys()))
 
     def _note(self, hello: Hello, relay: str, now: float) -> bool:
         """Remember what a hello says; True when that was not known. BadPacket when there are too many."""
