@@ -728,7 +728,8 @@ def parse_answer(text: str) -> Answer:
     for value in values["fingerprint"]:
         algorithm, digest = value.split()
         fingerprints.append((algorithm.lower(), bytes.fromhex(digest.replace(":", ""))))
-    candidates = [(c.split()[4], int(c.split()[5])) for c in values.get("candidate", [])]
+    lines = [c.split() for c in values.get("candidate", [])]
+    candidates = [(words[4], int(words[5])) for words in lines if words[2].lower() == "udp"]
     return Answer(
         ufrag=values["ice-ufrag"][0],
         password=values["ice-pwd"][0],
