@@ -418,7 +418,7 @@ def test_the_relays_rules_admit_a_check_with_a_ticket_and_nobody_else(rig: Rig) 
     stranger = rig.connect(frame(check(b"guess")))
     let_through = []
     for client, packet in rig.packets(2):
-        if core.from_client(packet, client, b"", 0, rig.now, wall) is not None:
+        if core.from_client(packet, client, 0, rig.now, wall) is not None:
             rig.streams.admit(client)
             let_through.append(client)
     assert let_through == [name(guest)]
