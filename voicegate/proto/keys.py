@@ -41,6 +41,8 @@ class ClusterKeys:
     """The bearer token to send on internal HTTP."""
     control_tokens: tuple[str, ...] = field(repr=False)
     """The bearer tokens to accept there: one per key, so that a rotation refuses nobody."""
+    marks: tuple[str, ...]
+    """`ID:FINGERPRINT` of each key, the minting one first: what others may know of them."""
 
     @classmethod
     def parse(cls, secrets: Iterable[str]) -> ClusterKeys:
@@ -73,6 +75,9 @@ class ClusterKeys:
             ),
             control_token=tokens[minting],
             control_tokens=tuple(tokens.values()),
+            marks=tuple(
+                f"{key_id}:{derive(secret, 'voicegate mark', 4).hex()}" for key_id, secret in by_id.items()
+            ),
         )
 
     def accepts_control_token(self, token: str) -> bool:
