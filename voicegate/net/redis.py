@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -39,6 +40,9 @@ POLL_SECONDS = 0.5
 finds out who has died."""
 START_SECONDS = 5.0
 """How long a starting process waits for Redis: they are often started together."""
+PROMPT_SECONDS = 0.1
+"""How long it waits where there is a snapshot to start with: a Redis that is well answers in a few
+milliseconds, and then nobody is taken for alive who has died long ago."""
 BACKOFF_SECONDS = (0.1, 0.5)
 """Between attempts at a Redis that fails. The last one is less than a relay's record may be missing."""
 TELL_SECONDS = 30.0
@@ -97,7 +101,10 @@ class RedisRegistry(Registry):
                         nursery.start_soon(self._withdraw, holding)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        self._load_snapshot()
+        with trio.move_on_after(PROMPT_SECONDS), suppress(*FAILURES):
+            await self._read()
+        if not self.records:
+            self._load_snapshot()
         if not self.records:
             await self._first_reading()
         async with trio.open_nursery() as nursery:
