@@ -12,19 +12,16 @@ from __future__ import annotations
 import json
 import random
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
+from tests.support.child import Child, tell, when_over
 from voicegate.net.names import socket_name
 from voicegate.net.udp import Arena, UdpSocket, open_udp
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = 64
 """Open at once."""
 RENEW_SECONDS = 0.05
@@ -46,29 +43,17 @@ class Flood:
     sources: int = 0
     answers: int = 0
     """Datagrams that came to any source."""
-    _process: subprocess.Popen[str] | None = None
+    _child: Child | None = None
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.flood"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         settings = {"target": self.target, "rate": self.rate, "payloads": [p.hex() for p in self.payloads]}
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(settings) + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline(), "the flood did not begin"
+        self._child = Child("tests.support.flood")
+        self._child.ask(json.dumps(settings))  # longer than an argument may be
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        output, _err = self._process.communicate(timeout=20)  # the end of its standard input ends it
-        told = json.loads(output)
-        self.sent, self.seconds = told["sent"], told["seconds"]
-        self.sources, self.answers = told["sources"], told["answers"]
+        assert self._child is not None, "a context manager"
+        self.sent, self.seconds, self.sources, self.answers = self._child.stop()
 
 
 class _Flooder:
@@ -97,14 +82,12 @@ class _Flooder:
         return open_udp(host, 0, arena=self.arena)
 
     def run(self) -> None:
-        sys.stdout.write("begun\n")
-        sys.stdout.flush()
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        tell("begun")
+        over = when_over()
         begun = time.monotonic()
         renew = begun + RENEW_SECONDS
         turn = 0
-        while not ended.is_set():
+        while not over.is_set():
             due = begun + turn * BATCH / self.rate
             now = time.monotonic()
             if due > now:
@@ -121,13 +104,7 @@ class _Flooder:
         time.sleep(0.2)  # for the answers that must not come
         for source in self.sources:
             self.close(source)
-        result = {
-            "sent": self.sent,
-            "seconds": seconds,
-            "sources": self.opened,
-            "answers": self.answers,
-        }
-        json.dump(result, sys.stdout)
+        tell([self.sent, seconds, self.opened, self.answers])
 
     def close(self, source: UdpSocket) -> None:
         plain: socket.socket = source.sock
@@ -141,4 +118,5 @@ class _Flooder:
 
 
 if __name__ == "__main__":
+    tell("up")
     _Flooder(json.loads(sys.stdin.readline())).run()

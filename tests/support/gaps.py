@@ -24,21 +24,19 @@ import argparse
 import bisect
 import itertools
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from tests.support.child import Child, tell
 from tests.support.light_client import Fleet, LightCall, request
 from tests.support.talking_agent import TalkingAgent
 from voicegate.proto import rtp
 from voicegate.proto.errors import BadPacket
 
-ROOT = Path(__file__).resolve().parents[2]
 SET_UP_SECONDS = 60.0
 """For a hundred calls on two busy cores."""
 _PCMU_SAMPLES = 160
@@ -112,18 +110,12 @@ class Callers:
     key: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     """Each call's local UDP port."""
-    _process: subprocess.Popen[str] | None = None
-    _output: dict[str, Any] = field(default_factory=dict)
+    _child: Child | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.support.gaps", self.url, "--calls", str(self.calls), "--json"]
-        self._process = subprocess.Popen(
-            [*command, "--key", self.key], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        ready = self._process.stdout.readline()
-        assert ready, "the callers failed"
-        self.ports = json.loads(ready)
+        arguments = [self.url, "--calls", str(self.calls), "--key", self.key, "--json"]
+        self._child = Child("tests.support.gaps", *arguments)
+        self.ports = self._child.first
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,26 +123,21 @@ class Callers:
 
     def count(self) -> dict[str, Counts]:
         """Each call's packets so far."""
-        assert (
-            self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        )
-        self._process.stdin.write("count\n")
-        self._process.stdin.flush()
-        return {call: Counts(*row) for call, row in json.loads(self._process.stdout.readline()).items()}
+        assert self._child is not None, "a context manager"
+        return {call: Counts(*row) for call, row in self._child.ask("count").items()}
 
-    def stop(self) -> None:
+    def stop(self) -> dict[str, Any]:
         """Hang up, and read what was noted."""
-        if self._process is not None:
-            output, _err = self._process.communicate(timeout=60)  # the end of its standard input ends it
-            self._output = json.loads(output)
-            self._process = None
+        assert self._child is not None, "a context manager"
+        noted: dict[str, Any] = self._child.stop()
+        return noted
 
     def result(self, agent: TalkingAgent) -> Arrivals:
         """What came at the clients and at the agent; stops both."""
-        self.stop()
+        noted = self.stop()
         agent.stop()
-        up = {call: agent.arrivals.get(call, []) for call in self._output["down"]}
-        return Arrivals(self._output["down"], up, self._output["lost"])
+        up = {call: agent.arrivals.get(call, []) for call in noted["down"]}
+        return Arrivals(noted["down"], up, noted["lost"])
 
 
 class PlainCall(LightCall):
@@ -254,16 +241,16 @@ def main() -> None:
         named = {f"call_{number}": call for number, call in enumerate(calls)}
         start = time.monotonic()
         if args.json:
-            _tell({name: call.local[1] for name, call in named.items()})
+            tell({name: call.local[1] for name, call in named.items()})
             for _ in sys.stdin:
-                _tell({name: count(fleet, call, args.key) for name, call in named.items()})
+                tell({name: count(fleet, call, args.key) for name, call in named.items()})
         else:
             time.sleep(args.seconds)
         end = time.monotonic()
         down = {name: [round(at, 5) for at in call.arrivals] for name, call in named.items()}
         lost = {name: why for name, call in named.items() if (why := _why_lost(call, end))}
     if args.json:
-        _tell({"down": down, "lost": lost})
+        tell({"down": down, "lost": lost})
     else:
         values = sorted(longest_gap(times, start, end) * 1000 for times in down.values())
         sys.stdout.write(
@@ -276,12 +263,6 @@ def _why_lost(call: PlainCall, now: float) -> str:
     """Empty for a call that lives."""
     silent = now - call.arrivals[-1]
     return call.closed or (f"heard nothing for {silent:.1f} s" if silent > 1.0 else "")
-
-
-def _tell(result: object) -> None:
-    """One line to the parent process."""
-    sys.stdout.write(json.dumps(result) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -552,7 +552,7 @@ class Fleet:
         key: str = "",
         family: socket.AddressFamily = socket.AF_INET,
         headers: Mapping[str, str] | None = None,
-        **options: object,
+        **options: Any,
     ) -> LightCall:
         """POST an offer and start the call; AssertionError when the answer is not 201. Thread-safe."""
         call, used = self.prepare(frames, family=family, **options)
@@ -571,7 +571,7 @@ class Fleet:
         family: socket.AddressFamily = socket.AF_INET,
         kind: type[LightCall] | None = None,
         host: str = "",
-        **options: object,
+        **options: Any,
     ) -> tuple[LightCall, socket.socket]:
         """A call (of this `kind`) and its socket (on this host), before any offer was sent."""
         used = socket.socket(family, socket.SOCK_DGRAM)
@@ -579,7 +579,7 @@ class Fleet:
         used.bind((host or ("::1" if family == socket.AF_INET6 else "127.0.0.1"), 0))
         source = random.Random(self._random.getrandbits(64))
         options.setdefault("local", used.getsockname()[:2])
-        return (kind or LightCall)(self.certificate, source, frames, **options), used  # type: ignore[arg-type]
+        return (kind or LightCall)(self.certificate, source, frames, **options), used
 
     def start(self, call: LightCall, used: socket.socket, answer: str) -> None:
         def begin() -> None:

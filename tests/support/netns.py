@@ -30,7 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.child import Child, tell, when_over
+
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM = 0x17
@@ -61,7 +62,7 @@ class Network:
     delays: Mapping[tuple[str, str], float]
     """Seconds one way, in both directions; none for a pair that is not named."""
     _made: list[str] = field(default_factory=list)
-    _hub: subprocess.Popen[str] | None = None
+    _hub: Child | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -74,7 +75,7 @@ class Network:
     def __exit__(self, *_: object) -> None:
         """Whatever still runs inside keeps its namespace; its owner ends it before."""
         if self._hub is not None:
-            self._hub.communicate(timeout=10)  # the end of its standard input ends it
+            self._hub.stop()
             self._hub = None
         for name in self._made:
             subprocess.run(["ip", "netns", "del", name], check=False)
@@ -114,16 +115,8 @@ class Network:
             with self.inside(member):
                 _compute_checksums("eth0")
         delays = [[ports[one], ports[two], seconds] for (one, two), seconds in self.delays.items()]
-        command = [*self.command(_HUB), sys.executable, "-m", "tests.support.netns"]
-        self._hub = subprocess.Popen(
-            [*command, json.dumps({"ports": list(ports.values()), "delays": delays})],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._hub.stdout is not None
-        assert self._hub.stdout.readline(), "the hub did not start"
+        settings = json.dumps({"ports": list(ports.values()), "delays": delays})
+        self._hub = Child("tests.support.netns", settings, prefix=self.command(_HUB))
 
     def _name(self, member: str) -> str:
         return f"vg{os.getpid()}-{member}"
@@ -175,16 +168,12 @@ class _HubProcess:
             self.delays[by_name[two], by_name[one]] = seconds
 
     def run(self) -> None:
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        while True:
-            wait = max(0.0, self.due[0][0] - time.monotonic()) if self.due else 1.0
-            readable, _, _ = select.select([sys.stdin, *self.ports], [], [], wait)
-            if sys.stdin in readable and not sys.stdin.readline():
-                return
-            for port in readable:
-                if port is not sys.stdin:
-                    self._take(port)
+        tell("ready")
+        over = when_over()
+        while not over.is_set():
+            wait = max(0.0, self.due[0][0] - time.monotonic()) if self.due else 0.1
+            for port in select.select(self.ports, [], [], wait)[0]:
+                self._take(port)
             now = time.monotonic()
             while self.due and self.due[0][0] <= now:
                 _, _, port, frame = heapq.heappop(self.due)

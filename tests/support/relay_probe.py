@@ -17,16 +17,15 @@ import os
 import selectors
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import trio
 
+from tests.support.child import Child, tell, when_over
 from tests.support.light_client import Address
 from voicegate.config import load_config
 from voicegate.logs import configure as configure_logs
@@ -44,7 +43,6 @@ from voicegate.proto.link import (
     parse_frames_untrusted,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 0.02
 CHECK_SECONDS = 2.5  # what Chromium does
 SIZE = 160
@@ -93,16 +91,11 @@ class RelayProbe:
     flows: int = 20
     passages: list[Passage] = field(default_factory=list)
     """Filled by `stop`."""
-    _process: subprocess.Popen[str] | None = None
+    _child: Child | None = None
 
     def __enter__(self) -> Self:
         settings = {"relay": self.relay, "redis": self.redis, "secret": self.secret, "flows": self.flows}
-        command = [sys.executable, "-m", "tests.support.relay_probe", json.dumps(settings)]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline(), "the probe's flows did not come up"
+        self._child = Child("tests.support.relay_probe", json.dumps(settings))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,10 +103,8 @@ class RelayProbe:
 
     def stop(self) -> None:
         """End the probe and read what it measured."""
-        if self._process is not None:
-            output, _err = self._process.communicate(timeout=20)  # the end of its standard input ends it
-            self.passages = [Passage(*row) for row in json.loads(output)]
-            self._process = None
+        assert self._child is not None, "a context manager"
+        self.passages = [Passage(*row) for row in self._child.stop()]
 
     def delays(self, start: float, end: float) -> Delays:
         """Both directions together, of the packets sent in this window."""
@@ -172,14 +163,12 @@ class _Probe:
                 if not client.confirmed:
                     client.check()
             self._receive(time.monotonic() + 0.2)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        tell("ready")
+        over = when_over()
         begun = time.monotonic()
         step = INTERVAL / len(self.clients)
         turn = 0
-        while not ended.is_set():
+        while not over.is_set():
             self._receive(begun + turn * step)
             client = self.clients[turn % len(self.clients)]
             now = time.monotonic()
@@ -194,7 +183,7 @@ class _Probe:
             if client.by is not None:
                 self._send([(client.packed, b"")], client.by)  # a release: the relay has none of them left
         self.rows = [row for row in self.rows if row[0] is not None and row[0] < time.monotonic() - 0.15]
-        json.dump(self.rows, sys.stdout)
+        tell(self.rows)
 
     def _receive(self, until: float) -> None:
         while True:

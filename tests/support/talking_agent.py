@@ -13,18 +13,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import re
-import subprocess
-import sys
-import threading
 import time
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.child import Child, tell, when_over
+
 AHEAD = 3
 """Seconds of sound sent before they are due: longer than any pause that is measured here."""
 _PLACE = '"response_id":"r1","item_id":"i1","output_index":0,"content_index":0'
@@ -44,16 +40,11 @@ class TalkingAgent:
     url: str = ""
     arrivals: dict[str, list[float]] = field(default_factory=dict)
     """By the call's `?model=`; filled by `stop`."""
-    _process: subprocess.Popen[str] | None = None
+    _child: Child | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.support.talking_agent"]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        assert self.url, "the talking agent did not start"
+        self._child = Child("tests.support.talking_agent")
+        self.url = self._child.first
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,10 +52,8 @@ class TalkingAgent:
 
     def stop(self) -> None:
         """End it and read what it noted."""
-        if self._process is not None:
-            output, _err = self._process.communicate(timeout=20)  # the end of its standard input ends it
-            self.arrivals = json.loads(output)
-            self._process = None
+        assert self._child is not None, "a context manager"
+        self.arrivals = self._child.stop()
 
 
 class _Connection(asyncio.Protocol):
@@ -179,18 +168,9 @@ async def main() -> None:
     arrivals: dict[str, list[float]] = {}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(arrivals), "127.0.0.1", 0, backlog=512)
-    port = server.sockets[0].getsockname()[1]
-    sys.stdout.write(f"ws://127.0.0.1:{port}/v1/realtime\n")
-    sys.stdout.flush()
-    ended = asyncio.Event()
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-    await ended.wait()
-    json.dump({name: [round(at, 5) for at in times] for name, times in arrivals.items()}, sys.stdout)
+    tell(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/realtime")
+    await asyncio.to_thread(when_over().wait)
+    tell({name: [round(at, 5) for at in times] for name, times in arrivals.items()})
 
 
 if __name__ == "__main__":
