@@ -91,9 +91,18 @@ class Registry(abc.ABC):
 
     def __init__(self) -> None:
         self.records: Records = NO_RECORDS
+        self.relays: Mapping[int, RelayRecord] = {}
         self.unreadable = 0
         """How many more there are that do not open with our keys."""
         self.lost = trio.Event()
+
+    @property
+    def clusters(self) -> Mapping[int, Records]:
+        numbers = {record.cluster for record in self.records.values()}
+        return {
+            number: {id: record for id, record in self.records.items() if record.cluster == number}
+            for number in numbers
+        }
 
     @abc.abstractmethod
     async def register(self, record: TransceiverRecord) -> TransceiverRecord:
