@@ -24,9 +24,9 @@ is known is served by our own cluster, and one that is known is sent to places t
 
 **Who is asked.** Relays that drain, have no address or nine tenths of their flows are no ingress. A cluster
 is as near to an ingress as its nearest relay, draining or not: its relays stand where it does. A cluster
-without a relay of its own cannot be reached from another's ingress. For each cluster that takes calls the best
-ingress is sought, and the clusters are tried in order of cost, those that look full last: a transceiver knows
-better.
+without a relay of its own cannot be reached from another's ingress. For each cluster that takes calls the
+best ingress is sought, and the clusters are tried in order of cost, those that look full last: a transceiver
+knows better.
 
 **Anycast.** Relays in several places may share their addresses; the client comes in at the nearest of them.
 With `signaling.advertise` the addresses are given and all that is chosen is the cluster; as nothing is known
@@ -134,16 +134,9 @@ def find_routes(
         if not takers or number not in reached or not entries:
             continue
         places = _places(relay for relay in relays if relay.cluster == number)
-        cost, _, best = min(
-            (
-                (
-                    ms + _inner_ms(entry, places, number, ingress, own),
-                    (ingress.name, ingress.addresses),
-                    ingress,
-                )
-                for ingress, ms, entry in entries
-            ),
-            key=lambda option: option[:2],
+        cost, _, _, best = min(
+            (ms + _inner_ms(entry, places, number, ingress, own), ingress.name, ingress.addresses, ingress)
+            for ingress, ms, entry in entries
         )
         load = _load(sum(record.calls for record in takers), sum(record.capacity for record in takers))
         full = all(record.calls >= record.capacity for record in takers)
@@ -177,7 +170,6 @@ def place_of(latitude: float, longitude: float) -> Place | None:
     return None
 
 
-@lru_cache(maxsize=4096)  # the ways between our own places come again with every call
 def kilometres(one: Place, other: Place) -> float:
     """Along the great circle (haversine formula), 0 to 20,015."""
     one_latitude, other_latitude = math.radians(one.latitude), math.radians(other.latitude)
@@ -195,19 +187,24 @@ def _enter(client: Place | None, ingress: Ingress, own: int) -> tuple[float, Pla
     if client is None or not ingress.places:
         unknown = _unknown_km(own in ingress.clusters) * PUBLIC_MS
         return unknown + busy, next(iter(ingress.places), None)
-    entry = min(ingress.places, key=lambda place: kilometres(client, place))
-    return kilometres(client, entry) * PUBLIC_MS + busy, entry
+    distance, entry = min((kilometres(client, place), place) for place in ingress.places)
+    return distance * PUBLIC_MS + busy, entry
 
 
 def _inner_ms(
-    entry: Place | None, places: Collection[Place], cluster: int, ingress: Ingress, own: int
+    entry: Place | None, places: tuple[Place, ...], cluster: int, ingress: Ingress, own: int
 ) -> float:
     """What the way from an ingress to a cluster with relays at these places costs."""
     if entry is not None and places:
-        return min(kilometres(entry, place) for place in places) * INTERNAL_MS
+        return _nearest_km(entry, places) * INTERNAL_MS
     if cluster in ingress.clusters:
         return 0.0
     return _unknown_km(cluster == own) * INTERNAL_MS
+
+
+@lru_cache(maxsize=4096)  # the ways between our own places come again with every call
+def _nearest_km(place: Place, places: tuple[Place, ...]) -> float:
+    return min(kilometres(place, other) for other in places)
 
 
 def _unknown_km(ours: bool) -> float:
