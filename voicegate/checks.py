@@ -51,8 +51,8 @@ def geoip_problem(path: str) -> str | None:
         maxminddb.open_database(path).close()
     except OSError as error:
         return f"cannot read {path}: {error.strerror or error}"
-    except (maxminddb.InvalidDatabaseError, ValueError) as error:
-        return f"{path} is not a MaxMind database: {error}"
+    except (maxminddb.InvalidDatabaseError, ValueError):
+        return f"{path} is not a MaxMind database"
     return None
 
 

@@ -6,12 +6,13 @@ between our machines to a cluster, so a *route* is a pair of the two. It costs
 
     public kilometres x 2.1 + kilometres between ingress and cluster x 1.3      as milliseconds of fibre
     + the ingress's load x 5 ms + the cluster's load x 5 ms
+    + 1 ms where the ingress's relay has to pass it on to a relay of the cluster
 
 **Kilometres** are along the great circle. In fibre a round trip takes 1 ms for each 100 km. The factors are
 from Bozkurt et al., "Dissecting Latency in the Internet's Fiber Infrastructure" (2018): 2.1 is the usual
 detour of the public Internet, 1.3 that of the shortest path through the conduits which are there. As a public
-kilometre costs more, a client enters near to itself and not near to the cluster, unless the way there is
-about as short.
+kilometre costs more, a client enters near to itself and not near to the cluster; as it is the whole way that
+counts, not where that is a detour. A second relay is avoided where that costs less than 1 ms.
 
 **Load** is a fraction from 0 to 1, so it decides between places that are about as near: an idle one is
 preferred to a full one that is up to 240 km (public) or 385 km (internal) nearer. It is what was last
@@ -51,6 +52,8 @@ INTERNAL_MS = 1.3 * FIBRE_MS
 LOAD_MS = 5.0
 """What a full ingress or cluster costs over an idle one: less than a listener notices, more than the way
 between data centres of a region."""
+HOP_MS = 1.0
+"""What the second relay costs; a tie-breaker, for it adds much less than that."""
 FULL = 0.9
 """The load above which an ingress gets no calls: a call may need flows for several addresses of its client,
 and what was announced is old."""
@@ -195,11 +198,11 @@ def _inner_ms(
     entry: Place | None, places: tuple[Place, ...], cluster: int, ingress: Ingress, own: int
 ) -> float:
     """What the way from an ingress to a cluster with relays at these places costs."""
+    direct = cluster in ingress.clusters
+    hop = 0.0 if direct else HOP_MS
     if entry is not None and places:
-        return _nearest_km(entry, places) * INTERNAL_MS
-    if cluster in ingress.clusters:
-        return 0.0
-    return _unknown_km(cluster == own) * INTERNAL_MS
+        return _nearest_km(entry, places) * INTERNAL_MS + hop
+    return 0.0 if direct else _unknown_km(cluster == own) * INTERNAL_MS + hop
 
 
 @lru_cache(maxsize=4096)  # the ways between our own places come again with every call
