@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -25,28 +23,20 @@ PROXIES = ("127.0.0.0/8",)
 
 
 class Fleet(MemoryRegistry):
-    """A registry that knows of several clusters, and of the relays it is given."""
-
-    clusters: Mapping[int, Mapping[int, TransceiverRecord]] = {}
-    relays: Mapping[int, RelayRecord] = {}
+    """A registry in which relays come and go, as they do in Redis when leases begin and end."""
 
     def __init__(self, *relays: RelayRecord) -> None:
         super().__init__()
-        self.relays = {record.id: record for record in relays}
-        self.clusters = {}
-
-    async def register(self, record: Any) -> Any:
-        if isinstance(record, TransceiverRecord):
+        for record in relays:
             self.put(record)
-            return record
-        return await super().register(record)
 
-    def put(self, record: TransceiverRecord) -> None:
-        known = self.clusters.get(record.cluster, {})
-        self.clusters = {**self.clusters, record.cluster: {**known, record.id: record}}
+    def put(self, record: RelayRecord | TransceiverRecord) -> None:
+        self._table(record).put(record)
 
     def kill(self, ingress: str) -> None:
-        self.relays = {id: record for id, record in self.relays.items() if record.ingress != ingress}
+        for record in self.relays.values():
+            if record.ingress == ingress:
+                self._relays.drop(record.id)
 
 
 def three_regions() -> Fleet:
@@ -117,9 +107,9 @@ async def test_a_killed_ingress_steers_elsewhere_and_none_is_said() -> None:
         assert await entered(at, one, **where) == (["ams:3478"], 1)
         assert (await at.ask("GET", "/readyz")).status == 200
         (last,) = fleet.relays.values()
-        fleet.relays = {last.id: msgspec.structs.replace(last, draining=True)}
+        fleet.put(msgspec.structs.replace(last, draining=True))
         reasons = [(await at.ask("GET", "/readyz")).content]
-        fleet.relays = {last.id: msgspec.structs.replace(last, cluster=2)}
+        fleet.put(msgspec.structs.replace(last, cluster=2))
         reasons.append((await at.ask("GET", "/readyz")).content)
         fleet.kill("ams")
         reasons.append((await at.ask("GET", "/readyz")).content)
@@ -141,8 +131,9 @@ async def test_a_full_and_a_dead_cluster_are_passed_over() -> None:
     async with gate(full, ours, registry=fleet, **settings) as at:
         # The registry does not know yet that the one is full and the other gone.
         fleet.put(msgspec.structs.replace(fleet.clusters[2][7], capacity=10))
-        fleet.put(msgspec.structs.replace(fleet.clusters[2][7], cluster=3, control="127.0.0.1:1"))
+        await fleet.register(msgspec.structs.replace(fleet.clusters[2][7], cluster=3, control="127.0.0.1:1"))
         assert await entered(at, full, dead, ours, **at_place(ASHBURN)) == (["iad:3478"], 1)
+        assert (fleet.clusters[2][7].calls, fleet.clusters[1][7].calls) == (10, 1), "remembered where it is"
         assert await entered(at, full, dead, ours, **at_place(SYDNEY)) == (["syd:3478"], 1)
         ours.capacity = 0
         refused = await at.offer(**at_place(ASHBURN))
@@ -175,6 +166,12 @@ async def test_what_is_advertised_is_not_steered_but_the_cluster_is() -> None:
         assert await entered(at, here, there, **at_place(ASHBURN)) == ([*addresses], 2)
         assert await entered(at, here, there, **at_place(AMSTERDAM)) == ([*addresses], 1)
         assert await entered(at, here, there) == ([*addresses], 1)
+
+
+async def test_signaling_is_registered_for_the_sake_of_its_keys() -> None:
+    async with gate(Transceiver(7)) as at:
+        (record,) = at.registry.signalings.values()
+        assert len(record.boot) == 16 and record.id > 0
 
 
 async def test_the_table_of_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from voicegate import logs, metrics
 from voicegate.config import Config
-from voicegate.net.registry import Records, Registry, TransceiverRecord
+from voicegate.net.registry import Records, Registry
 from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.roles.signaling import core, steering
 from voicegate.roles.signaling.control import ControlClient, Refused, Unreachable
@@ -100,7 +100,7 @@ class Placement:
                 )
                 continue
             if isinstance(outcome, AllocateReply):
-                self._observe_load(record, outcome.calls, outcome.capacity)
+                self._registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity, route.cluster)
                 _log.info(
                     "call set up",
                     call=outcome.call_id,
@@ -114,13 +114,8 @@ class Placement:
             if outcome.status != 503:
                 break
             # Full sooner than the registry said; remember it until it says otherwise.
-            self._observe_load(record, record.capacity, record.capacity)
+            self._registry.observe_load_nowait(record.id, record.capacity, record.capacity, route.cluster)
         return refusal
-
-    def _observe_load(self, record: TransceiverRecord, calls: int, capacity: int) -> None:
-        """Of another cluster what it announces has to do: ids are different only inside one."""
-        if record.cluster == self._own:
-            self._registry.observe_load_nowait(record.id, calls, capacity)
 
     def _clusters(self) -> dict[int, Records]:
         """Those that may be given calls, with their transceivers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,7 @@ from voicegate.checks import geoip_problem
 from voicegate.config import Config, ConfigError
 from voicegate.net.http import serve_http
 from voicegate.net.listen import ListenError, listen_problem
+from voicegate.net.registry import SignalingRecord
 from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling.app import Door, make_app
 from voicegate.roles.signaling.calls import Signaling
@@ -36,7 +38,7 @@ async def run(
     limits = KeyLimits()
     look_up = _look_up(settings.geoip_database)
     locator = Locator(settings.trusted_proxies, settings.location_headers, look_up)
-    async with ControlClient(context.keys.control_token) as control, trio.open_nursery() as nursery:
+    async with ControlClient(context.keys) as control, trio.open_nursery() as nursery:
         signaling = Signaling(config, context, control, limits, locator)
         sockets = Sockets(
             config.agent,
@@ -61,6 +63,8 @@ async def run(
             except ListenError as error:
                 problem = listen_problem("signaling", "listen", settings.listen, error)
                 raise ConfigError(problem) from error
+            # It says with which keys this process works: a change of keys waits for all.
+            await context.registry.register(SignalingRecord(id=0, boot=secrets.token_hex(8)))
             url = f"{'https' if settings.certificate else 'http'}://{bound}/"
             _log.info("signaling is up", url=url, advertise=settings.advertise)
             task_status.started(url)
