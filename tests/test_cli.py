@@ -40,7 +40,12 @@ def test_check_config() -> None:
     assert "usable for all roles in one process" in fine.stdout
     split = run("--check-config", "--role", "relay", "--role", "transceiver")
     assert split.returncode == 2
-    for words in ("keys.secrets is empty", "VOICEGATE_KEYS_SECRETS=", "registry.redis", "agent.url is empty"):
+    for words in (
+        "keys.secrets is empty and keys.file too",
+        "VOICEGATE_KEYS_SECRETS=",
+        "registry.redis",
+        "agent.url is empty",
+    ):
         assert words in split.stderr
     assert "Traceback" not in split.stderr
 

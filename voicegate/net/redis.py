@@ -332,24 +332,29 @@ class RedisRegistry(Registry):
         raise RegistryError(f"cannot use Redis at {self._board.name}: {error}") from error
 
 
+def open_client(url: str) -> tuple[Any, str]:
+    """A blocking client under our time limits, not connected yet, and Redis's name for messages."""
+    # redis-py types its blocking and its asynchronous answers as one.
+    try:
+        client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=COMMAND_SECONDS,
+            socket_connect_timeout=COMMAND_SECONDS,
+            retry=Retry(NoBackoff(), 1),  # once: a pooled connection from before a restart
+            protocol=2,
+        )
+        where = client.connection_pool.connection_kwargs
+        client.connection_pool.connection_class(**where)  # takes what is in the URL, or raises
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise RegistryError(f"registry.redis cannot be used: {error}") from None
+    return client, f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}".rstrip(":")
+
+
 class _Board:
     """The few things we say to Redis. Every method but `call` blocks, and runs in a thread by `call`."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        # redis-py types its blocking and its asynchronous answers as one.
-        try:
-            self._client: Any = redis.Redis.from_url(
-                url,
-                socket_timeout=COMMAND_SECONDS,
-                socket_connect_timeout=COMMAND_SECONDS,
-                retry=Retry(NoBackoff(), 1),  # once: a pooled connection from before a restart
-                protocol=2,
-            )
-            where = self._client.connection_pool.connection_kwargs
-            self._client.connection_pool.connection_class(**where)  # takes what is in the URL, or raises
-        except (ValueError, TypeError, redis.RedisError) as error:
-            raise RegistryError(f"registry.redis cannot be used: {error}") from None
-        self.name = f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}".rstrip(":")
+        self._client, self.name = open_client(url)
         self._prefix = prefix
         self._subscription: Any = None
         self._limiter = trio.CapacityLimiter(4)  # read, subscribe, renew, and a register or withdraw

@@ -91,6 +91,9 @@ class Registry(abc.ABC):
 
     def __init__(self) -> None:
         self.records: Records = NO_RECORDS
+        self.clusters: Mapping[int, Records] = MappingProxyType({})
+        self.relays: Mapping[int, RelayRecord] = MappingProxyType({})
+        self.signalings: Mapping[int, SignalingRecord] = MappingProxyType({})
         self.unreadable = 0
         """How many more there are that do not open with our keys."""
         self.lost = trio.Event()
