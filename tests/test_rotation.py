@@ -131,7 +131,7 @@ def test_durations_are_for_people() -> None:
 class Fleet(RuleBasedStateMachine):
     """Processes that read the file and tell of it when they like; commands only when the rules allow them.
 
-    Never may there be a live ticket that a relay cannot open, nor anybody who mints what another does not open.
+    Never is there a live ticket that a relay cannot open, nor anybody who mints what another does not open.
     """
 
     VALID = 100.0
