@@ -46,6 +46,7 @@ class ClusterKeys:
         "_link_minting",
         "control_token",
         "control_tokens",
+        "entries",
         "link",
         "link_id",
         "marks",
@@ -64,6 +65,8 @@ class ClusterKeys:
     """The bearer token to send on internal HTTP."""
     control_tokens: tuple[str, ...]
     """The bearer tokens to accept there: one per key, so that a rotation refuses nobody."""
+    entries: tuple[str, ...]
+    """The `ID:SECRET` that all of it is made from, for a process of our own that needs the same."""
     marks: tuple[str, ...]
     """See `mark`; the minting one first."""
     version: int
@@ -121,6 +124,7 @@ class ClusterKeys:
             del self.link[key_id]
         self.control_token = tokens[minting]
         self.control_tokens = tuple(tokens.values())
+        self.entries = tuple(f"{key_id}:{secret.decode()}" for key_id, secret in secrets.items())
         self.marks = tuple(mark(key_id, secret) for key_id, secret in secrets.items())
         self.version += 1  # the last: who sees it sees all of the above
 
