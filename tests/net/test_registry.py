@@ -19,6 +19,7 @@ import trio
 from voicegate import logs
 from voicegate.config import Config, LogConfig, RegistryConfig, StaticTransceiver
 from voicegate.net import redis as registry_redis
+from voicegate.net.leases import Lease, LeaseTable
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import (
     MAX_ID,
@@ -44,6 +45,7 @@ def record(id: int = 7, boot: str = "b1", cluster: int = 1, calls: int = 0) -> T
         boot=boot,
         calls=calls,
         capacity=9,
+        keys=KEYS.marks,
     )
 
 
@@ -140,8 +142,10 @@ async def test_a_restart_with_a_clock_set_back_is_seen_at_once(server: RedisServ
     async with joined(server) as relay:
         async with joined(server) as owner:
             await owner.register(record())
-            ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1)
-            server.client().set("voicegate:1:transceiver:7", relay._token(ahead), px=int(LEASE * 1000))
+            ahead = Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1)
+            server.client().set(
+                "voicegate:1:transceiver:7", own_table(relay).seal(ahead), px=int(LEASE * 1000)
+            )
         await eventually(lambda: 7 in relay.records)
         async with joined(server) as heir:
             await heir.register(record(boot="b2"))
@@ -154,12 +158,12 @@ async def test_who_holds_the_key_outranks_an_earlier_start_of_a_later_clock(
     server: RedisServer, gone: bool
 ) -> None:
     """The predecessor is known to the relay only: its lease ran out, or its farewell was long ago."""
-    ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1, gone)
+    ahead = Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1, gone)
     async with joined(server) as owner:
         await owner.register(record(boot="b2"))
         async with joined(server) as relay:
-            relay._forget(7)
-            relay._apply(ahead)
+            own_table(relay).forget(7)
+            own_table(relay).apply(ahead, own_table(relay).seal(ahead))
             assert (7 in relay.records) is not gone
             await eventually(lambda: 7 in relay.records and relay.records[7].boot == "b2", within=4)
             owner.publish_nowait(record(boot="b2", calls=3))
@@ -193,14 +197,18 @@ async def test_the_table_stays_while_redis_is_killed_and_comes_back_empty(server
 
 
 async def test_emptied_redis_does_not_blink(server: RedisServer) -> None:
-    async with joined(server) as relay, joined(server) as owner:
+    async with joined(server, lease=1.8) as relay, joined(server, lease=1.8) as owner:
         await owner.register(record())
         await eventually(lambda: 7 in relay.records)
         for _ in range(20):
             server.client().flushall()
-            await trio.sleep(0.05)
+            await trio.sleep(0.01)
             assert 7 in relay.records
-        await eventually(lambda: server.client().exists("voicegate:1:transceiver:7") == 1, within=2 * LEASE)
+        until = trio.current_time() + 1.2  # longer than a record may be missing
+        while trio.current_time() < until:
+            await trio.sleep(0.02)
+            assert 7 in relay.records
+        assert server.client().exists("voicegate:1:transceiver:7") == 1
 
 
 async def test_wrong_types_are_repaired(server: RedisServer) -> None:
@@ -228,8 +236,8 @@ async def test_a_stranger_with_write_access_cannot_redirect(server: RedisServer)
         owner.publish_nowait(record(calls=5))
         await eventually(lambda: relay.records.get(7) == record(calls=5))
         evil = msgspec.structs.replace(record(), link="10.0.0.1:22")
-        forged = foreign._token(registry_redis._Lease(evil, 2**62, 2**62))
-        other_cluster = owner._token(registry_redis._Lease(record(id=9, cluster=2), 1, 1))
+        forged = own_table(foreign).seal(Lease(evil, 2**62, 2**62))
+        other_cluster = own_table(owner).seal(Lease(record(id=9, cluster=2), 1, 1))
         stranger.sadd("voicegate:1:transceivers", 8, 9, "x", "-1", "0", str(2**70), "7\n", b"\xff" * 100)
         stranger.set("voicegate:1:transceiver:8", old)
         stranger.set("voicegate:1:transceiver:9", other_cluster)
@@ -379,14 +387,26 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     running.kill()
 
 
-def config(server: RedisServer) -> RegistryConfig:
-    return RegistryConfig(redis=f"redis://127.0.0.1:{server.port}/0", lease_seconds=LEASE)
+def config(server: RedisServer, lease: float = LEASE, snapshot: str = "", cluster: int = 1) -> RegistryConfig:
+    url = f"redis://127.0.0.1:{server.port}/0"
+    return RegistryConfig(cluster=cluster, redis=url, lease_seconds=lease, snapshot=snapshot)
+
+
+def own_table(registry: RedisRegistry) -> LeaseTable[TransceiverRecord]:
+    return registry._lease_table_of_ours()
 
 
 @asynccontextmanager
-async def joined(server: RedisServer) -> AsyncIterator[RedisRegistry]:
+async def joined(
+    server: RedisServer,
+    *,
+    lease: float = LEASE,
+    snapshot: str = "",
+    cluster: int = 1,
+    watched: tuple[int, ...] = (),
+) -> AsyncIterator[RedisRegistry]:
     """A registry that runs; leaving is a crash: nothing is withdrawn."""
-    registry = RedisRegistry(config(server), KEYS)
+    registry = RedisRegistry(config(server, lease, snapshot, cluster), KEYS, watched)
     async with trio.open_nursery() as nursery:
         await nursery.start(registry.run)
         yield registry

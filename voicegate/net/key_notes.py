@@ -17,11 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import redis
 import trio
 
 from voicegate import logs
-from voicegate.net.redis import TELL_SECONDS, open_client
+from voicegate.net.board import FAILURES, open_client
 from voicegate.net.registry import RegistryError
 from voicegate.proto.keys import ClusterKeys
 
@@ -31,6 +30,8 @@ LOOK_SECONDS = 0.5
 """How soon a change of the minting secret is noticed."""
 SLACK_SECONDS = 2 * NOTE_SECONDS
 """Added to every note: one that failed, and what was minted since the last."""
+TELL_SECONDS = 30.0
+"""How often an outage that goes on is put into the log."""
 MAX_WAITING = 7
 """Notes kept while Redis is down: as many as there are key ids."""
 
@@ -41,7 +42,6 @@ redis.call('SET', KEYS[2], ARGV[2], 'NX')
 """
 """Let KEYS[1] live ARGV[1] ms unless it lives longer already: processes are configured differently."""
 
-_Failure = (redis.RedisError, OSError)
 _log = logs.get_logger(__name__)
 
 
@@ -74,7 +74,7 @@ class KeyNotes:
                 for mark, at in list(used.items()):
                     await self._call(self._write, mark, seconds + SLACK_SECONDS - (now - at))
                     del used[mark]
-            except _Failure as error:
+            except FAILURES as error:
                 if now - told_at > TELL_SECONDS:
                     told_at = now
                     _log.warning("cannot note in Redis which secret is in use", error=str(error))
@@ -87,7 +87,7 @@ class KeyNotes:
         try:
             found: tuple[dict[str, float], float | None] = await self._call(self._read, marks)
             return found
-        except _Failure as error:
+        except FAILURES as error:
             raise RegistryError(f"cannot use Redis at {self._name}: {error}") from error
 
     async def _call(self, function: Any, *arguments: Any) -> Any:
