@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import trio
 
 from voicegate.config import Config, ConfigError, load_config
@@ -232,7 +233,9 @@ def _state(config: Config) -> State:
 async def _look(config: Config, keys: ClusterKeys) -> State:
     from voicegate.net.key_notes import KeyNotes  # redis-py is loaded only where it is used
 
-    registry = open_registry(config, keys)
+    # A state of some time ago, from the snapshot of the registry, is no ground to do anything.
+    settings = msgspec.structs.replace(config.registry, snapshot="")
+    registry = open_registry(msgspec.structs.replace(config, registry=settings), keys)
     async with trio.open_nursery() as nursery:
         await nursery.start(registry.run)
         if not registry.healthy():
@@ -246,7 +249,7 @@ async def _look(config: Config, keys: ClusterKeys) -> State:
             alive,
             noted_seconds=noted or 0.0,
             valid_seconds=valid_seconds(config),
-            unreadable=registry.unreadable,
+            unreadable=registry.statistics().get("forged", 0) > 0,
         )
         nursery.cancel_scope.cancel()
     return state

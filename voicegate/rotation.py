@@ -48,8 +48,8 @@ class State:
     """For how long notes have been kept."""
     valid_seconds: float = 0.0
     """How long something that is minted is valid at most: what is older than this needs no note."""
-    unreadable: int = 0
-    """Records that open with none of our secrets."""
+    unreadable: bool = False
+    """Whether there are records that open with none of our secrets."""
 
 
 def replacement_problems(state: State, new: Sequence[str]) -> list[str]:
@@ -176,7 +176,7 @@ def _blindness(state: State) -> list[str]:
         problems.append("without registry.redis nobody tells which keys each process has: look at each")
     if state.unreadable:
         problems.append(
-            f"{state.unreadable} registry records open with none of these secrets: a process has others"
+            "there are registry records that open with none of these secrets: somebody has others"
         )
     silent = [str(process) for process in state.processes if not process.marks]
     if silent:

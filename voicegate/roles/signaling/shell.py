@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import partial
 
 import trio
@@ -11,6 +12,7 @@ from voicegate.agents.realtime import check_settings
 from voicegate.config import Config, ConfigError
 from voicegate.net.http import serve_http
 from voicegate.net.listen import ListenError, listen_problem
+from voicegate.net.registry import SignalingRecord
 from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling.app import Door, make_app
 from voicegate.roles.signaling.calls import Signaling
@@ -56,6 +58,8 @@ async def run(
                 problem = listen_problem("signaling", "listen", settings.listen, error)
                 raise ConfigError(problem) from error
             url = f"{'https' if settings.certificate else 'http'}://{bound}/"
+            # For `voicegate keys` alone: nobody looks for us by it, so it may outlive us by a lease.
+            await context.registry.register(SignalingRecord(id=0, boot=secrets.token_hex(8)))
             _log.info("signaling is up", url=url, advertise=settings.advertise)
             task_status.started(url)
             await trio.sleep_forever()
