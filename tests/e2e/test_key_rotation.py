@@ -9,13 +9,14 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from operator import gt
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import assert_nothing_left
 from tests.support import speech
-from tests.support.light_client import Fleet, LightCall, opus_frames
+from tests.support.light_client import CONSENT_INTERVAL, Fleet, LightCall, opus_frames
 from tests.support.servers import Gate, cluster, wait_until
 from voicegate.proto.keys import ClusterKeys
 
@@ -75,7 +76,10 @@ def rotate(parent: Path, name: str) -> float:
         _until(gate, file, "next: `voicegate keys add` is safe")
         for _ in range(3):
             assert _key_id(call()) == 1
-        time.sleep(2 * 2.5)  # two rounds of consent checks under the tickets that open no more
+        checked = [one.counts["checks_answered"] for one in old]
+        time.sleep(CONSENT_INTERVAL + 0.5)
+        again = [one.counts["checks_answered"] for one in old]
+        assert all(map(gt, again, checked)), "a client whose consent checks fail ends its call (RFC 7675)"
 
         assert not [one.closed for one in calls if one.closed], "a call was lost"
         assert gate.metrics().total("voicegate_transceiver_calls") == len(calls)

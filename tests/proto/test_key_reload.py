@@ -60,6 +60,14 @@ def test_what_is_retired_opens_no_more_not_even_from_a_memory() -> None:
     with pytest.raises(BadPacket, match="ticket_key"):
         process.tickets.open_untrusted(ticket)
     assert clone.open_untrusted(ticket).transceiver == 7, "a clone is of its moment"
+    # A call that is up is checked to its end, by whichever thread, and after further rotations.
+    process.keys.replace(["2:" + "m" * 32])
+    for keys in (process.tickets, process.tickets.clone(), process.tickets.clone().clone()):
+        assert keys.password(ticket) == stranger.tickets.password(ticket)
+        with pytest.raises(BadPacket, match="ticket_key"):
+            keys.open_untrusted(ticket)
+    process.keys.replace(["0:" + "z" * 32])
+    assert process.tickets.password(ticket) != stranger.tickets.password(ticket), "the id is another's now"
     with pytest.raises(BadPacket, match="seal"):
         process.seal.open_untrusted(b"x", stranger.seal.seal(b"x", b"value"))
     assert not process.keys.accepts_control_token(stranger.keys.control_token)
