@@ -42,8 +42,7 @@ from voicegate.rotation import (
 )
 
 LEAKED = """Key {mark} is gone from the file. Within about two seconds no process opens it. That means:
-  * calls that are connected go on: a relay needs no key for a flow that it has, a transceiver none for its
-    calls;
+  * calls that are connected go on, for as long as their clients keep their address;
   * a client of an older call that changes its address, or whose relay restarts, cannot come back: its ticket
     opens no more. Older calls cannot be asked after, hung up or joined by id; they end by themselves;
   * ek_ client secrets that were made with it are refused."""
@@ -135,9 +134,7 @@ def _add(config: Config, _options: argparse.Namespace) -> int:
 
 def _mint(config: Config, options: argparse.Namespace) -> int:
     path, state = _file_of(config), _state(config)
-    mark = _mark_of(state, options.id)
-    if mark == state.present[0]:
-        raise _Refused([f"key {mark} is the first in the file already"])
+    mark = _choice(state, options.id, "already")
     _allow(options, minting_problems(state, mark))
     _rewrite(path, lambda entries: sorted(entries, key=lambda entry: _entry_id(entry) != options.id))
     print(
@@ -149,9 +146,7 @@ def _mint(config: Config, options: argparse.Namespace) -> int:
 
 def _retire(config: Config, options: argparse.Namespace) -> int:
     path, state = _file_of(config), _state(config)
-    mark = _mark_of(state, options.id)
-    if mark == state.present[0]:
-        raise _Refused([f"key {mark} is the first in the file: add another one and let that mint before"])
+    mark = _choice(state, options.id, "now: add another one and let that mint before")
     problems = retiring_problems(state, mark)
     if not options.leaked:
         _allow(options, problems)
@@ -205,11 +200,15 @@ def _entry_id(entry: str) -> int:
     return int(entry.partition(":")[0])
 
 
-def _mark_of(state: State, key_id: int) -> str:
+def _choice(state: State, key_id: int, if_first: str) -> str:
+    """The mark of a key that is in the file, but not the first there."""
     for mark in state.present:
-        if _entry_id(mark) == key_id:
-            return mark
-    there = ", ".join(mark.partition(":")[0] for mark in state.present)
+        if _entry_id(mark) != key_id:
+            continue
+        if mark == state.present[0]:
+            raise _Refused([f"key {mark} is the first in the file {if_first}"])
+        return mark
+    there = ", ".join(str(_entry_id(mark)) for mark in state.present)
     raise _Refused([f"there is no key {key_id} in the file; there is {there}"])
 
 
