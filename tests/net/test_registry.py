@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from shutil import which
 
 import msgspec
 import pytest
-import redis
 import trio
 
+from tests.support.redis_server import KEYS, LEASE, RedisServer, config, eventually, joined, own_table
+from tests.support.servers import free_port
 from voicegate import logs
 from voicegate.config import Config, LogConfig, RegistryConfig, StaticTransceiver
 from voicegate.net import redis as registry_redis
-from voicegate.net.leases import Lease, LeaseTable
+from voicegate.net.leases import Lease
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import (
     MAX_ID,
@@ -32,8 +27,6 @@ from voicegate.net.registry import (
 from voicegate.proto.keys import ClusterKeys
 
 pytestmark = pytest.mark.anyio
-KEYS = ClusterKeys.parse(["0:" + "k" * 32])
-LEASE = 0.9
 
 
 def record(id: int = 7, boot: str = "b1", cluster: int = 1, calls: int = 0) -> TransceiverRecord:
@@ -339,87 +332,3 @@ async def test_a_paused_redis_holds_up_nothing(server: RedisServer) -> None:
                 await owner.withdraw()
         finally:
             server.signal(signal.SIGCONT)
-
-
-class RedisServer:
-    """A Redis of this test's own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(
-            ["redis-server", *arguments, "--dir", str(self._directory), "--loglevel", "warning"],
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.client().ping()
-                return
-            except redis.RedisError:
-                assert time.monotonic() < deadline, "redis-server did not start"
-                time.sleep(0.02)
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    if which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    running = RedisServer(tmp_path)
-    yield running
-    running.kill()
-
-
-def config(server: RedisServer, lease: float = LEASE, snapshot: str = "", cluster: int = 1) -> RegistryConfig:
-    url = f"redis://127.0.0.1:{server.port}/0"
-    return RegistryConfig(cluster=cluster, redis=url, lease_seconds=lease, snapshot=snapshot)
-
-
-def own_table(registry: RedisRegistry) -> LeaseTable[TransceiverRecord]:
-    return registry._lease_table_of_ours()
-
-
-@asynccontextmanager
-async def joined(
-    server: RedisServer,
-    *,
-    lease: float = LEASE,
-    snapshot: str = "",
-    cluster: int = 1,
-    watched: tuple[int, ...] = (),
-) -> AsyncIterator[RedisRegistry]:
-    """A registry that runs; leaving is a crash: nothing is withdrawn."""
-    registry = RedisRegistry(config(server, lease, snapshot, cluster), KEYS, watched)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(registry.run)
-        yield registry
-        nursery.cancel_scope.cancel()
-
-
-async def eventually(condition: Callable[[], bool], within: float = 2.0) -> None:
-    with trio.fail_after(within):
-        while not condition():  # noqa: ASYNC110  (another process decides)
-            await trio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
