@@ -14,6 +14,7 @@ import contextlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from tests.support.gaps import PlainCall
 from tests.support.light_client import Fleet, request
 from tests.support.netns import Network
-from tests.support.servers import START_SECONDS, Gate, running, script, spawn, wait_until
+from tests.support.servers import START_SECONDS, Gate, running, script, spawn
 from tests.support.talking_agent import TalkingAgent
 from voicegate.proto.keys import ClusterKeys
 
@@ -127,8 +128,11 @@ def regions(directory: Path) -> Iterator[Regions]:
         stack.enter_context(running(gate, check_end=True))
         made = Regions(network, gate, agents, ClusterKeys.parse([secret]))
         _start(made, directory, secret)
+        deadline = time.monotonic() + START_SECONDS
         with network.inside("client"):
-            wait_until(lambda: _ready(gate), START_SECONDS, "all regions to be ready", every=0.2)
+            while why := _unready(gate):
+                assert time.monotonic() < deadline, f"not ready in {START_SECONDS} s: {why}"
+                time.sleep(0.2)
         yield made
 
 
@@ -188,16 +192,18 @@ def _start(made: Regions, directory: Path, secret: str) -> None:
     )
 
 
-def _ready(gate: Gate) -> bool:
-    """Every role says so; a relay of a cluster without transceivers need not, for it takes others' calls."""
+def _unready(gate: Gate) -> str:
+    """Which role is not ready, and why. A relay of a cluster without transceivers need not be, for it takes
+    the calls of others."""
     for server in gate.servers.values():
         code = server.process.poll()
         assert code is None, f"{server.name} ended with {code} at its start"
+        page = "healthz" if server.name == "relay_singapore" else "readyz"
         if server.ops:
-            page = "healthz" if server.name == "relay_singapore" else "readyz"
             try:
-                if request("GET", f"{server.ops}/{page}", timeout=2).status != 200:
-                    return False
-            except OSError:
-                return False
-    return True
+                told = request("GET", f"{server.ops}/{page}", timeout=2)
+            except OSError as error:
+                return f"{server.name}: {error}"
+            if told.status != 200:
+                return f"{server.name}: {told.body}"
+    return ""
