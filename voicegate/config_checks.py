@@ -24,7 +24,8 @@ from voicegate.config import (
     parse_location,
     parse_public,
 )
-from voicegate.proto.keys import ClusterKeys
+from voicegate.keyfile import KeyFileError, read_key_file
+from voicegate.proto.keys import parse_secrets
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ID_LIMIT = 2**20
@@ -66,16 +67,23 @@ def _check_finite(config: Config) -> Iterator[str]:
 
 
 def _check_keys(config: Config, together: bool) -> Iterator[str]:
-    if not config.keys.secrets and not together:
+    keys = config.keys
+    if keys.file and keys.secrets:
+        yield "keys.file and keys.secrets are both set: keep the secrets in one of them"
+    elif not keys.file and not keys.secrets and not together:
         yield (
-            "keys.secrets is empty: roles that run apart share one,"
+            "keys.secrets is empty and keys.file too: roles that run apart share one of them,"
             ' as in VOICEGATE_KEYS_SECRETS="0:$(openssl rand -hex 32)"'
         )
-    if config.keys.secrets:
-        try:
-            ClusterKeys.parse(config.keys.secrets)
-        except ValueError as error:
-            yield f"keys.secrets: {error}"
+    try:
+        if keys.file:
+            read_key_file(keys.file)
+        elif keys.secrets:
+            parse_secrets(keys.secrets)
+    except KeyFileError as error:
+        yield f"keys.file: {error}"
+    except ValueError as error:
+        yield f"keys.secrets: {error}"
 
 
 def _check_registry(config: Config, together: bool) -> Iterator[str]:

@@ -63,9 +63,9 @@ async def run(
             except ListenError as error:
                 problem = listen_problem("signaling", "listen", settings.listen, error)
                 raise ConfigError(problem) from error
-            # It says with which keys this process works: a change of keys waits for all.
-            await context.registry.register(SignalingRecord(id=0, boot=secrets.token_hex(8)))
             url = f"{'https' if settings.certificate else 'http'}://{bound}/"
+            # For `voicegate keys` alone: nobody looks for us by it, so it may outlive us by a lease.
+            await context.registry.register(SignalingRecord(id=0, boot=secrets.token_hex(8)))
             _log.info("signaling is up", url=url, advertise=settings.advertise)
             task_status.started(url)
             await trio.sleep_forever()
