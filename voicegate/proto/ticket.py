@@ -39,6 +39,8 @@ MAX_CLUSTER = (1 << 12) - 1
 MAX_TRANSCEIVER = (1 << 20) - 1
 EXPIRY_UNIT = 16
 """Seconds: 2^20 units are 194 days, so serial arithmetic tells the past from the future for 97."""
+GRACE_SECONDS = 300.0
+"""A ticket outlives the longest call, so that a restarted relay can still open it."""
 
 _FORMAT = 1
 _EXPIRY_MASK = (1 << 20) - 1
@@ -63,22 +65,27 @@ class Ticket(NamedTuple):
 class TicketKeys:
     """Mints and opens tickets. Not for use by two threads at once: each thread takes its own `clone`."""
 
-    __slots__ = ("_decrypt", "_encrypt", "_keys", "_macs", "_minting")
+    __slots__ = ("_decrypt", "_encrypt", "_given", "_macs", "_minting")
 
     def __init__(self, keys: Mapping[int, tuple[bytes, bytes]], minting: int) -> None:
         """`keys`: by key id, the AES-128 key of tickets and the HMAC key of passwords."""
+        self.replace(keys, minting)
+
+    def replace(self, keys: Mapping[int, tuple[bytes, bytes]], minting: int) -> None:
+        """Have these keys instead. By the thread whose it is."""
         assert minting in keys and all(0 <= key_id <= MAX_KEY_ID for key_id in keys), "checked by ClusterKeys"
-        # ECB is right here and nowhere else: one message is exactly one block, and no two are alike.
-        self._keys = dict(keys)
+        # One assignment: another thread may `clone` meanwhile.
+        self._given = dict(keys), minting
         self._minting = minting
+        # ECB is right here and nowhere else: one message is exactly one block, and no two are alike.
         self._encrypt = {key_id: Cipher(AES(pair[0]), ECB()).encryptor() for key_id, pair in keys.items()}
         # Copying a keyed HMAC costs half of keying one.
         self._macs = {key_id: hmac.new(pair[1], digestmod="sha256") for key_id, pair in keys.items()}
         self._decrypt = {key_id: Cipher(AES(pair[0]), ECB()).decryptor() for key_id, pair in keys.items()}
 
     def clone(self) -> TicketKeys:
-        """The same keys with cipher contexts of their own."""
-        return TicketKeys(self._keys, self._minting)
+        """The same keys with cipher contexts of their own. Any thread may ask for one."""
+        return TicketKeys(*self._given)
 
     def mint(self, cluster: int, transceiver: int, expires_wall: float, nonce: bytes) -> str:
         """A new ticket. `expires_wall` is calendar seconds, rounded up to 16; `nonce` is 5 random bytes."""

@@ -31,7 +31,7 @@ MAX_DESCRIPTORS = 250
 
 class Keys(msgspec.Struct, frozen=True, array_like=True, tag=1):
     secrets: tuple[str, ...]
-    """`ID:SECRET`, the minting one first."""
+    """See `ClusterKeys.entries`."""
 
 
 class Serve(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -40,7 +40,8 @@ _log = logs.get_logger(__name__)
 def worker_process(config: Config) -> Callable[[socket.socket], int]:
     """For `start_zygote`: what a worker runs, with all that it needs loaded by now."""
     if config.registry.redis:
-        import voicegate.net.redis  # noqa: F401 - so that no worker has to
+        import voicegate.net.redis
+        import voicegate.roles.relay.notes  # noqa: F401 - so that no worker has to
     return partial(_serve, config)
 
 

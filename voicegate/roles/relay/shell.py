@@ -87,7 +87,7 @@ def _forwarder(
     config: Config, context: RoleContext, slots: Sequence[Sockets], identity: Identity, stack: ExitStack
 ) -> _Forwarder:
     if context.zygote is not None:
-        return Supervisor(config, context.zygote, slots, identity)
+        return Supervisor(config, context.keys, context.zygote, slots, identity)
     worker = Worker(config, context.keys, context.registry, slots[0], identity, 0, _cpu(config.relay.pin_cpu))
     stack.callback(worker.close)
     return worker

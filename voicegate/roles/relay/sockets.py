@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voicegate.config import ConfigError, RelayConfig
-from voicegate.net.listen import bind_group, listen_problem
-from voicegate.net.udp import SOCKET_BUFFER
+from voicegate.net.listen import listen_problem
+from voicegate.net.streams import open_listener
+from voicegate.net.udp import bind_udp
 from voicegate.proto.address import join_host_port, parse_ip, split_host_port
 
 _MAX_PORT = 65535
@@ -50,24 +51,25 @@ def open_sockets(relay: RelayConfig, workers: int) -> list[Sockets]:
     had."""
     opened: list[socket.socket] = []
     try:
-        links = []
         host, port = _parse("link_listen", relay.link_listen)
-        for index in range(workers):
-            opened += (group := _bind("link_listen", host, port and port + index, 1))
-            links += group
-        udp: list[list[socket.socket]] = []
-        tcp: list[list[socket.socket]] = []
+        opened.extend(_bind_link(host, port and port + index) for index in range(workers))
+        links = tuple(opened)
+        groups: dict[str, list[list[socket.socket]]] = {"udp": [], "tcp": []}
         for listen in relay.listen:
             address, _, transport = listen.partition("/")
-            kind = socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM
-            opened += (group := _bind("listen", *_parse("listen", address), workers, kind))
-            (tcp if transport == "tcp" else udp).append(group)
+            group = _bind_public(transport or "udp", *_parse("listen", address), workers)
+            opened += group
+            groups[transport or "udp"].append(group)
     except ConfigError:
         for sock in opened:
             sock.close()
         raise
     return [
-        Sockets(link, tuple(group[index] for group in udp), tuple(group[index] for group in tcp))
+        Sockets(
+            link,
+            tuple(group[index] for group in groups["udp"]),
+            tuple(group[index] for group in groups["tcp"]),
+        )
         for index, link in enumerate(links)
     ]
 
@@ -98,17 +100,39 @@ def _parse(key: str, listen: str) -> tuple[str, int]:
     return str(ip), port
 
 
-def _bind(
-    key: str, host: str, port: int, count: int, kind: socket.SocketKind = socket.SOCK_DGRAM
-) -> list[socket.socket]:
+def _bind_link(host: str, port: int) -> socket.socket:
     if port > _MAX_PORT:
-        raise ConfigError(f"[relay] {key}: there is no port {port}: worker n has the port plus n")
-    is_udp = kind == socket.SOCK_DGRAM
+        raise ConfigError(f"[relay] link_listen: there is no port {port}; worker n has the port plus n")
     try:
-        return bind_group(kind, host, port, count, buffer=SOCKET_BUFFER if is_udp else 0)
+        return bind_udp(host, port, errors=True)
     except OSError as error:
-        listen = f"{join_host_port(host, port)}/{'udp' if is_udp else 'tcp'}"
-        raise ConfigError(listen_problem("relay", key, listen, error)) from error
+        raise ConfigError(_problem("link_listen", f"{join_host_port(host, port)}/udp", error)) from error
+
+
+def _bind_public(transport: str, host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` sockets of one address."""
+    group: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            # The first is bound without SO_REUSEPORT, so that a second relay of the same user, which would
+            # share as well, is refused rather than given half of our packets.
+            if transport == "tcp":
+                sock = open_listener(host, port, reuse_port=bool(group))
+            else:
+                sock = bind_udp(host, port, reuse_port=bool(group), stamps=True)
+            group.append(sock)
+            if count > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port = sock.getsockname()[1]
+    except OSError as error:
+        for sock in group:
+            sock.close()
+        raise ConfigError(_problem("listen", f"{join_host_port(host, port)}/{transport}", error)) from error
+    return group
+
+
+def _problem(key: str, listen: str, error: OSError) -> str:
+    return listen_problem("relay", key, listen, error)
 
 
 def _address(sock: socket.socket) -> str:

@@ -17,6 +17,7 @@ from voicegate.config import Config, ConfigError, RelayConfig
 from voicegate.logs import get_logger
 from voicegate.metrics import Sample
 from voicegate.net.zygote import NO_FORK, Zygote
+from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.relay.messages import (
     Channel,
     Failed,
@@ -45,8 +46,12 @@ _log = get_logger(__name__)
 class Supervisor:
     """The workers of one relay; `run` until cancelled."""
 
-    def __init__(self, config: Config, zygote: Zygote, slots: Sequence[Sockets], identity: Identity) -> None:
-        self._secrets = config.keys.secrets
+    def __init__(
+        self, config: Config, keys: ClusterKeys, zygote: Zygote, slots: Sequence[Sockets], identity: Identity
+    ) -> None:
+        self._keys = keys
+        self._keys_version = keys.version
+        """What the workers have."""
         self._zygote = zygote
         self._sockets = slots
         self._identity = identity
@@ -82,12 +87,6 @@ class Supervisor:
         if failure is not None:
             raise failure
 
-    def replace_secrets(self, secrets: Sequence[str]) -> None:
-        """Have every worker, now and later, use these."""
-        self._secrets = tuple(secrets)
-        for channel in self._channels.values():
-            channel.send_nowait(Keys(self._secrets))
-
     def flows(self) -> int:
         return sum(report.flows for report in self._reports.values())
 
@@ -118,6 +117,7 @@ class Supervisor:
     async def _keep(self, task_status: trio.TaskStatus[None]) -> None:
         started = False
         while not self._problem:
+            self._forward_keys()
             self._act()
             if not started and self._slots.serving() == len(self._sockets):
                 started = True
@@ -126,6 +126,13 @@ class Supervisor:
                 await self._changed.wait()
             self._changed = trio.Event()
         raise ConfigError(self._problem)
+
+    def _forward_keys(self) -> None:
+        """The workers open what others mint as soon as this process does."""
+        if self._keys.version != self._keys_version:
+            self._keys_version = self._keys.version
+            for channel in self._channels.values():
+                channel.send_nowait(Keys(self._keys.entries))
 
     def _act(self) -> None:
         for action in self._slots.poll(trio.current_time()):
@@ -147,7 +154,7 @@ class Supervisor:
                 raise RuntimeError("the relay has lost a worker, and the process that starts them") from None
             self._slots.ended(worker, trio.current_time())
             return
-        channel.send_nowait(Keys(self._secrets))
+        channel.send_nowait(Keys(self._keys.entries))
         self._channels[worker] = channel
         self._nursery.start_soon(self._listen, worker, channel)
 

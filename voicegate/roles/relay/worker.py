@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 from voicegate.config import Config, ConfigError
 from voicegate.logs import get_logger
-from voicegate.metrics import Sample
+from voicegate.metrics import Sample, histogram_samples
 from voicegate.net.names import socket_name
-from voicegate.net.registry import Records, Registry
-from voicegate.net.udp import Arena, UdpSocket, uses_mmsg, wrap_udp
+from voicegate.net.registry import Registry
+from voicegate.net.streams import Streams
+from voicegate.net.udp import Arena, uses_mmsg, wrap_udp
 from voicegate.proto.address import pack_address
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.link import HOUR
+from voicegate.roles.relay.byways import Answer, Directory
 from voicegate.roles.relay.core import RelayCore
+from voicegate.roles.relay.counts import HELP
 from voicegate.roles.relay.dataplane import DataPlane
+from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.routes import RouteTable
 from voicegate.roles.relay.sockets import Sockets
+
+if TYPE_CHECKING:
+    from voicegate.roles.relay.notes import NoteKeeper
 
 SWITCH_SECONDS = 0.0005
 """How long another thread may keep the interpreter from the data plane. Python's 5 ms would be a quarter
@@ -61,7 +69,7 @@ class Worker:
         cpu: int | None,
     ) -> None:
         """`cpu`: the one that the thread of packets is pinned to. ConfigError, with a sentence for a person,
-        when a network cannot be read."""
+        when a network cannot be read. Within Trio."""
         self._slot = slot
         self._cpu = cpu
         self._registry = registry
@@ -69,8 +77,20 @@ class Worker:
         arena = Arena(addresses=uses_mmsg(config.net.batching))
         self._link = wrap_udp(sockets.link, batching=config.net.batching, arena=arena)
         self._public = [wrap_udp(sock, batching=config.net.batching, arena=arena) for sock in sockets.public]
-        self._looks = 0
-        self._core, self._plane = self._build(config, keys, identity, arena)
+        self._streams = _open_streams(config, sockets)
+        self._core = self._make_core(config, keys)
+        self._notes = _open_notes(config, keys, self._core, lambda answers: self._plane.post(answers))
+        self._plane = DataPlane(
+            self._core,
+            self._public,
+            self._link,
+            arena,
+            streams=self._streams,
+            hellos=Hellos(identity.ingress, identity.boot),
+            directory=lambda: Directory(registry.records, getattr(registry, "relays", {})),
+            report=_report_failure,
+            asked=self._notes.wake if self._notes is not None else lambda: None,
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Relay until cancelled; what transceivers sent before is delivered first."""
@@ -78,6 +98,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_plane)
             nursery.start_soon(self._tell_refused)
+            if self._notes is not None:
+                nursery.start_soon(self._notes.run)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -88,11 +110,13 @@ class Worker:
     def close(self) -> None:
         """After `run`."""
         self._plane.close()
+        if self._streams is not None:
+            self._streams.close()
         self._sockets.close()
 
     def progress(self) -> int:
         """Grows as long as the thread of packets turns."""
-        return self._looks
+        return self._plane.statistics()["ticks"]
 
     def flows(self) -> int:
         return sum(self._core.statistics().values())
@@ -110,38 +134,52 @@ class Worker:
     def samples(self) -> list[Sample]:
         """For the metrics page; the label `worker` tells them from those of the others."""
         worker = {"worker": str(self._slot)}
-        return [sample._replace(labels={**sample.labels, **worker}) for sample in self._samples()]
+        return [
+            sample._replace(name=f"voicegate_relay_{sample.name}", labels={**sample.labels, **worker})
+            for sample in self._samples()
+        ]
 
     def _samples(self) -> Iterator[Sample]:
-        prefix = "voicegate_relay_"
+        core, counts = self._core, self._plane.counts
         for name, value in self._plane.statistics().items():
-            yield Sample(f"{prefix}{name}_total", "counter", _HELP[name], {}, value)
-        for state, flows in self._core.statistics().items():
-            yield Sample(f"{prefix}flows", "gauge", "Flows by state.", {"state": state}, flows)
-        yield Sample(
-            f"{prefix}transceivers",
-            "gauge",
-            "Transceivers that can get calls.",
-            {},
-            self._core.routes.listed(),
-        )
+            yield Sample(f"{name}_total", "counter", HELP[name], {}, value)
+        for state, flows in core.statistics().items():
+            yield Sample("flows", "gauge", "Flows by state.", {"state": state}, flows)
+        help = "Transceivers that can get calls."
+        yield Sample("transceivers", "gauge", help, {}, core.routes.listed())
+        for name, help, histogram in (
+            ("batch_packets", "Datagrams per receiving call.", counts.batch),
+            ("bundle_packets", "Client packets per link datagram.", counts.bundle),
+            ("added_latency_seconds", "From a packet's arrival in the kernel to its leaving.", counts.waited),
+        ):
+            yield from histogram_samples(name, help, {}, histogram.cumulative(), histogram.sum)
         for name, help, counter in (
-            ("drops", "Packets and frames dropped, by reason.", self._core.drops),
-            ("flows_ended", "Flows that ended, by reason.", self._core.evicted),
-            (
-                "socket_drops",
-                "Datagrams the sockets could not take or give.",
-                _sum(self._link, *self._public),
-            ),
+            ("drops", "Packets and frames dropped, by reason.", core.drops),
+            ("recovery_drops", "Packets without a flow that were dropped, by reason.", core.recovery.drops),
+            ("recovery", "Clients without a flow that were asked after, by outcome.", core.recovery.counts),
+            ("flows_ended", "Flows that ended, by reason.", core.table.evicted),
+            ("socket_drops", "Datagrams the sockets could not take or give.", self._socket_drops()),
+            ("notes", "Flows in Redis, by outcome.", self._notes.statistics() if self._notes else {}),
+            *self._stream_counters(),
         ):
             # A copy of a dict is one step of the interpreter: the data plane cannot change it under way.
             for reason, count in dict(counter).items():
-                yield Sample(f"{prefix}{name}_total", "counter", help, {"reason": reason}, count)
+                yield Sample(f"{name}_total", "counter", help, {"reason": reason}, count)
 
-    def _build(
-        self, config: Config, keys: ClusterKeys, identity: Identity, arena: Arena
-    ) -> tuple[RelayCore, DataPlane]:
-        """The rules and the thread of packets: the only place where they are made."""
+    def _stream_counters(self) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+        if self._streams is None:
+            return
+        yield "tcp_drops", "Packets not given on to or by TCP, by reason.", self._streams.drops
+        yield "tcp_closed", "TCP connections that ended or were refused, by reason.", self._streams.closed
+
+    def _socket_drops(self) -> Mapping[str, int]:
+        total: dict[str, int] = {}
+        for sock in (self._link, *self._public):
+            for reason, count in sock.statistics().items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def _make_core(self, config: Config, keys: ClusterKeys) -> RelayCore:
         try:
             routes = RouteTable(
                 keys,
@@ -150,12 +188,13 @@ class Worker:
                 allowed_networks=config.relay.allowed_networks,
                 name_of=socket_name,
                 hour=int(time.time() // HOUR),
+                first_sink=len(self._public) + 1,
             )
         except ValueError as error:
             raise ConfigError(
                 f"[relay] allowed_networks: {error}; write networks as 10.0.0.0/8 or fd00::/8"
             ) from None
-        core = RelayCore(
+        return RelayCore(
             keys,
             routes,
             cluster=config.registry.cluster,
@@ -163,15 +202,6 @@ class Worker:
             max_flows=config.relay.max_flows,
             idle_seconds=config.relay.flow_idle_seconds,
         )
-        plane = DataPlane(
-            core, self._public, self._link, arena, records=self._records, report=_report_failure
-        )
-        return core, plane
-
-    def _records(self) -> Records:
-        """The registry as the thread of packets sees it; it looks with every tick."""
-        self._looks += 1
-        return self._registry.records
 
     async def _run_plane(self) -> None:
         # Not abandoned on cancellation: the sockets close only when nobody uses them. `stop` ends it in a
@@ -197,18 +227,25 @@ def _report_failure(error: Exception) -> None:
     _log.error("a packet could not be handled", exc_info=error)
 
 
-def _sum(*sockets: UdpSocket) -> Mapping[str, int]:
-    total: dict[str, int] = {}
-    for sock in sockets:
-        for reason, count in sock.statistics().items():
-            total[reason] = total.get(reason, 0) + count
-    return total
+def _open_streams(config: Config, sockets: Sockets) -> Streams | None:
+    if not sockets.listeners:
+        return None
+    return Streams(
+        sockets.listeners,
+        max_connections=config.relay.max_connections,
+        idle_seconds=config.relay.flow_idle_seconds,
+    )
 
 
-_HELP = {
-    "client_packets": "Datagrams received from clients.",
-    "transceiver_packets": "Datagrams sent to clients.",
-    "link_bytes_out": "Bytes sent to transceivers, link headers included.",
-    "link_datagrams_out": "Link datagrams sent; each carries one or more client packets.",
-    "link_datagrams_in": "Link datagrams received.",
-}
+def _open_notes(
+    config: Config, keys: ClusterKeys, core: RelayCore, post: Callable[[Sequence[Answer]], None]
+) -> NoteKeeper | None:
+    """The flows in Redis, where there is one."""
+    if not config.registry.redis:
+        return None
+    from voicegate.net.flow_store import open_flow_store  # redis-py is loaded only where it is used
+    from voicegate.roles.relay.notes import NoteKeeper
+
+    store = open_flow_store(config, keys)
+    assert store is not None, "there is a Redis"
+    return NoteKeeper(core.recovery, store, post)

@@ -30,7 +30,7 @@ async def run(
     check_settings(config.agent)
     door = Door(settings, KeyRing(_keys(config), context.keys.seal))
     limits = KeyLimits()
-    async with ControlClient(context.keys.control_token) as control, trio.open_nursery() as nursery:
+    async with ControlClient(context.keys) as control, trio.open_nursery() as nursery:
         signaling = Signaling(config, context, control, limits)
         sockets = Sockets(
             config.agent,

@@ -249,7 +249,7 @@ class TransceiverCore:
         datagrams: list[tuple[str, bytes]] = []
         for relay, frames in self._outbound.items():
             self.totals["frames_out"] += len(frames)
-            header = self._link_header(relay, hour)
+            header = self._keys.link_header(self.identity.link, relay, hour)
             datagrams.extend((relay, datagram) for datagram in link.pack_frames(header, frames))
         self.totals["link_datagrams_out"] += len(datagrams)
         self._outbound = {}
@@ -394,10 +394,6 @@ class TransceiverCore:
             if len(self._remembered) <= MAX_REMEMBERED and now - ended_at < REMEMBER_SECONDS:
                 return
             del self._remembered[call_id]
-
-    def _link_header(self, relay: str, hour: int) -> bytes:
-        key_id = self._keys.link_id
-        return link.link_header(self._keys.link[key_id], key_id, self.identity.link, relay, hour)
 
 
 def _status(entry: Entry) -> dict[str, object]:
