@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from shutil import which
 
 import msgspec
 import pytest
-import redis
 import trio
 
+from tests.support.redis_server import KEYS, LEASE, RedisServer, config, eventually, joined, own_table
+from tests.support.servers import free_port
 from voicegate import logs
 from voicegate.config import Config, LogConfig, RegistryConfig, StaticTransceiver
 from voicegate.net import redis as registry_redis
+from voicegate.net.leases import Lease
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import (
     MAX_ID,
@@ -31,8 +27,6 @@ from voicegate.net.registry import (
 from voicegate.proto.keys import ClusterKeys
 
 pytestmark = pytest.mark.anyio
-KEYS = ClusterKeys.parse(["0:" + "k" * 32])
-LEASE = 0.9
 
 
 def record(id: int = 7, boot: str = "b1", cluster: int = 1, calls: int = 0) -> TransceiverRecord:
@@ -44,6 +38,7 @@ def record(id: int = 7, boot: str = "b1", cluster: int = 1, calls: int = 0) -> T
         boot=boot,
         calls=calls,
         capacity=9,
+        keys=KEYS.marks,
     )
 
 
@@ -140,8 +135,10 @@ async def test_a_restart_with_a_clock_set_back_is_seen_at_once(server: RedisServ
     async with joined(server) as relay:
         async with joined(server) as owner:
             await owner.register(record())
-            ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1)
-            server.client().set("voicegate:1:transceiver:7", relay._token(ahead), px=int(LEASE * 1000))
+            ahead = Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1)
+            server.client().set(
+                "voicegate:1:transceiver:7", own_table(relay).seal(ahead), px=int(LEASE * 1000)
+            )
         await eventually(lambda: 7 in relay.records)
         async with joined(server) as heir:
             await heir.register(record(boot="b2"))
@@ -154,12 +151,12 @@ async def test_who_holds_the_key_outranks_an_earlier_start_of_a_later_clock(
     server: RedisServer, gone: bool
 ) -> None:
     """The predecessor is known to the relay only: its lease ran out, or its farewell was long ago."""
-    ahead = registry_redis._Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1, gone)
+    ahead = Lease(record(), time.time_ns() // 1_000_000 + 3_600_000, 1, gone)
     async with joined(server) as owner:
         await owner.register(record(boot="b2"))
         async with joined(server) as relay:
-            relay._forget(7)
-            relay._apply(ahead)
+            own_table(relay).forget(7)
+            own_table(relay).apply(ahead, own_table(relay).seal(ahead))
             assert (7 in relay.records) is not gone
             await eventually(lambda: 7 in relay.records and relay.records[7].boot == "b2", within=4)
             owner.publish_nowait(record(boot="b2", calls=3))
@@ -193,14 +190,18 @@ async def test_the_table_stays_while_redis_is_killed_and_comes_back_empty(server
 
 
 async def test_emptied_redis_does_not_blink(server: RedisServer) -> None:
-    async with joined(server) as relay, joined(server) as owner:
+    async with joined(server, lease=1.8) as relay, joined(server, lease=1.8) as owner:
         await owner.register(record())
         await eventually(lambda: 7 in relay.records)
         for _ in range(20):
             server.client().flushall()
-            await trio.sleep(0.05)
+            await trio.sleep(0.01)
             assert 7 in relay.records
-        await eventually(lambda: server.client().exists("voicegate:1:transceiver:7") == 1, within=2 * LEASE)
+        until = trio.current_time() + 1.2  # longer than a record may be missing
+        while trio.current_time() < until:
+            await trio.sleep(0.02)
+            assert 7 in relay.records
+        assert server.client().exists("voicegate:1:transceiver:7") == 1
 
 
 async def test_wrong_types_are_repaired(server: RedisServer) -> None:
@@ -228,8 +229,8 @@ async def test_a_stranger_with_write_access_cannot_redirect(server: RedisServer)
         owner.publish_nowait(record(calls=5))
         await eventually(lambda: relay.records.get(7) == record(calls=5))
         evil = msgspec.structs.replace(record(), link="10.0.0.1:22")
-        forged = foreign._token(registry_redis._Lease(evil, 2**62, 2**62))
-        other_cluster = owner._token(registry_redis._Lease(record(id=9, cluster=2), 1, 1))
+        forged = own_table(foreign).seal(Lease(evil, 2**62, 2**62))
+        other_cluster = own_table(owner).seal(Lease(record(id=9, cluster=2), 1, 1))
         stranger.sadd("voicegate:1:transceivers", 8, 9, "x", "-1", "0", str(2**70), "7\n", b"\xff" * 100)
         stranger.set("voicegate:1:transceiver:8", old)
         stranger.set("voicegate:1:transceiver:9", other_cluster)
@@ -331,75 +332,3 @@ async def test_a_paused_redis_holds_up_nothing(server: RedisServer) -> None:
                 await owner.withdraw()
         finally:
             server.signal(signal.SIGCONT)
-
-
-class RedisServer:
-    """A Redis of this test's own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(
-            ["redis-server", *arguments, "--dir", str(self._directory), "--loglevel", "warning"],
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.client().ping()
-                return
-            except redis.RedisError:
-                assert time.monotonic() < deadline, "redis-server did not start"
-                time.sleep(0.02)
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    if which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    running = RedisServer(tmp_path)
-    yield running
-    running.kill()
-
-
-def config(server: RedisServer) -> RegistryConfig:
-    return RegistryConfig(redis=f"redis://127.0.0.1:{server.port}/0", lease_seconds=LEASE)
-
-
-@asynccontextmanager
-async def joined(server: RedisServer) -> AsyncIterator[RedisRegistry]:
-    """A registry that runs; leaving is a crash: nothing is withdrawn."""
-    registry = RedisRegistry(config(server), KEYS)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(registry.run)
-        yield registry
-        nursery.cancel_scope.cancel()
-
-
-async def eventually(condition: Callable[[], bool], within: float = 2.0) -> None:
-    with trio.fail_after(within):
-        while not condition():  # noqa: ASYNC110  (another process decides)
-            await trio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

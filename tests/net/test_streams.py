@@ -92,9 +92,10 @@ def name(sock: socket.socket) -> ClientAddress:
 
 def is_reset(sock: socket.socket) -> bool:
     try:
-        return sock.recv(4096) == b""
+        sock.recv(4096)
     except ConnectionResetError:
         return True
+    return False
 
 
 def test_packets_go_both_ways(rig: Rig) -> None:
@@ -121,6 +122,7 @@ def test_packets_go_both_ways(rig: Rig) -> None:
     client.close()
     rig.until_closed("peer")
     assert rig.connections() == 0
+    assert not rig.streams._sources, "who has come and gone is forgotten"
     assert not rig.streams.send(name_of_nobody(), b"x", rig.now)
     assert rig.streams.drops == {"no_connection": 1}
 
@@ -135,7 +137,6 @@ def test_ipv6_and_its_own_listener() -> None:
     except OSError:
         pytest.skip("no IPv6 here")
     with made.stack:
-        assert made.listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         client = made.connect(frame(b"six"))
         assert made.packets(1) == [(name(client), b"six")]
         assert len(name(client)) == 19
@@ -147,6 +148,44 @@ def test_listeners_share_a_port_only_when_asked_to() -> None:
         open_listener("127.0.0.1", port, reuse_port=True).close()
         with pytest.raises(OSError):
             open_listener("127.0.0.1", port, reuse_port=False)
+
+
+def test_a_listener_of_ipv6_has_no_ipv4_clients() -> None:
+    with open_listener("::", 0, reuse_port=False) as six, socket.socket() as client:
+        client.settimeout(5)
+        with pytest.raises(ConnectionRefusedError):
+            client.connect(("127.0.0.1", six.getsockname()[1]))
+
+
+def test_a_restarted_relay_gets_its_port_at_once() -> None:
+    with open_listener("127.0.0.1", 0, reuse_port=False) as first, socket.socket() as client:
+        address = first.getsockname()
+        client.connect(address)
+        client.sendall(b"x")
+        assert select.select([first], [], [], 5)[0]
+        accepted, _ = first.accept()
+        accepted.recv(10)
+        accepted.close()  # as the kernel does for a process that dies: its end waits for stragglers
+    open_listener(*address, reuse_port=False).close()
+
+
+def test_one_client_address_is_one_connection(rig: Rig) -> None:
+    with (
+        open_listener("127.0.0.1", 0, reuse_port=False) as other,
+        socket.socket() as first,
+        socket.socket() as second,
+        contextlib.closing(
+            Streams([rig.listener, other], max_connections=10, idle_seconds=35)
+        ) as rig.streams,
+    ):
+        for sock, listener in ((first, rig.listener), (second, other)):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(first.getsockname() if sock is second else ("127.0.0.1", 0))
+            sock.connect(listener.getsockname())
+            sock.sendall(frame(b"x"))
+            rig.until(lambda: rig.streams.poll(rig.now) or rig.streams.closed)
+        assert rig.streams.closed == {"address_in_use": 1}
+        assert rig.connections() == 1
 
 
 def test_connections_inherit_what_bounds_the_kernel(rig: Rig) -> None:
@@ -235,7 +274,7 @@ def test_a_client_that_reads_nothing_gets_little_kept_and_is_closed(rig: Rig) ->
     taken = 0
     while rig.streams.send(name(client), payload, rig.now):
         taken += 1
-        assert taken < 150, "three seconds of sound lie between us and a client that reads nothing"
+        assert taken < 80, "1.6 s of sound lie between us and a client that reads nothing"
     assert rig.streams.drops == {"late": 1}
     rig.streams.expire(rig.now + 9.9)
     assert rig.connections() == 1
@@ -265,13 +304,13 @@ def test_a_client_that_reads_again_gets_whole_frames_in_order(rig: Rig) -> None:
     assert not select.select([rig.streams.fileno()], [], [], 0)[0], "and nobody is watched for writing"
 
 
-def test_a_flood_of_one_client_leaves_the_others_their_turn(rig: Rig) -> None:
+def test_a_flood_of_some_leaves_the_others_their_turn(rig: Rig) -> None:
     quiet = rig.admitted()
-    loud = rig.admitted()
-    loud.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            loud.send(frame(b"x") * 500)
+    for loud in [rig.admitted() for _ in range(4)]:
+        loud.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                loud.send(frame(b"x") * 500)
     quiet.sendall(frame(b"a word"))
     found: Packets = []
     for _ in range(4):
@@ -379,7 +418,7 @@ def test_the_relays_rules_admit_a_check_with_a_ticket_and_nobody_else(rig: Rig) 
     stranger = rig.connect(frame(check(b"guess")))
     let_through = []
     for client, packet in rig.packets(2):
-        if core.from_client(packet, client, b"", 0, rig.now, wall) is not None:
+        if core.from_client(packet, client, 0, rig.now, wall) is not None:
             rig.streams.admit(client)
             let_through.append(client)
     assert let_through == [name(guest)]

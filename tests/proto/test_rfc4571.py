@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_any_pieces_give_the_same_packets(packets: list[bytes], cuts: list[int])
     deframer = Deframer()
     received = []
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in pairwise(places):
         received += deframer.receive_untrusted(stream[start:stop])
     assert received == [packet for packet in packets if packet]
     assert not deframer.inside_frame()

@@ -204,6 +204,7 @@ def cluster(
     media = f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     shared = {
         "registry_redis": f"redis://127.0.0.1:{redis_port}/0",
+        "registry_snapshot": str(directory / "registry-snapshot"),
         "agent_url": f"ws://127.0.0.1:{parrot_port}/v1/realtime",
         "relay_listen": media,
         "relay_link_listen": "127.0.0.1:0",

@@ -54,7 +54,7 @@ SOCKET_BUFFER = 16 << 10
 """Bytes asked for each way; Linux doubles it, so a connection can hold 64 KiB of the kernel's memory.
 Measured with a client that reads nothing: of packets of 150 bytes it took 17 kB, and 2.8 MB by default."""
 UNSENT_BYTES = 2048
-"""How much the kernel takes beyond what the path takes. Measured so: 4 kB, 0.6 s of sound instead of 2.2 s."""
+"""How much the kernel takes beyond what the path takes. Measured so: 4 kB, 0.6 s of sound and not 2.2 s."""
 BACKLOG = 256
 """Connections that wait to be accepted: 16 turns of the data plane; beyond it the client's SYN is repeated
 after a second."""

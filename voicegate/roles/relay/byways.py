@@ -108,8 +108,9 @@ class Byways:
             and directory.relays is known.relays
         ):
             return
+        if known is not None:
+            self._refresh_due = now + SNAPSHOT_SECONDS
         self._known = directory
-        self._refresh_due = now + SNAPSHOT_SECONDS
         routes = self._core.routes
         routes.update(
             {id: Backend(one.cluster, one.link, one.boot) for id, one in directory.transceivers.items()},

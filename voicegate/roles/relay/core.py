@@ -77,7 +77,7 @@ class RelayCore:
         self.routes = routes
         self.drops: Counter[str] = Counter()
         """Packets not forwarded, by reason."""
-        self.recovery = Recovery()
+        self.recovery = Recovery(self.drops)
         self.table = FlowTable(max_flows, idle_seconds, self._flow_ended)
         self.flows = self.table.by_client
         self._keys = keys
@@ -216,10 +216,10 @@ class RelayCore:
             if not verify_integrity(data, integrity_offset, self._tickets.password(ufrag)):
                 raise BadPacket("stun_integrity")
             if flow.port != port:
-                if flow.checked != NEVER and (ufrag, transaction) in self._seen:
+                if flow.checked != NEVER and self._seen.has(ufrag, transaction):
                     raise BadPacket("stun_replay")
                 flow.port = port
-            self._seen.note(ufrag, transaction, now)
+            self._seen.note(ufrag, transaction, client, now)
             self.table.checked(flow, transaction, now)
             return flow
         ticket = self._tickets.open_untrusted(ufrag)
@@ -230,14 +230,14 @@ class RelayCore:
             raise BadPacket("stun_integrity")
         if self._is_own(client):
             raise BadPacket("client_address")
-        if (ufrag, transaction) in self._seen:
+        if self._seen.is_replay(ufrag, transaction, client):
             raise BadPacket("stun_replay")
         if flow is not None:
             if self._is_live(flow, now):
                 raise BadPacket("flow_in_use")
             self.table.remove(flow, "taken_over")
         self.table.make_room(client, ufrag)
-        self._seen.note(ufrag, transaction, now)
+        self._seen.note(ufrag, transaction, client, now)
         flow = Flow(client, port, route, ufrag, transaction)
         flow.checked = now
         self.table.add(flow)

@@ -52,10 +52,10 @@ class _Question:
 class Recovery:
     """The questions and the notes of one worker. `questions` and `notes` are emptied by another thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, drops: Counter[str]) -> None:
+        """`drops`: the relay's, by reason."""
         self.enabled = False
         """Whether there is anybody to ask."""
-        self.drops: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         """Questions by outcome, notes by kind."""
         self.questions: deque[ClientAddress] = deque()
@@ -63,6 +63,7 @@ class Recovery:
         """Flows as (client, ticket); an empty ticket: there is no such flow any more."""
         self._asked: dict[ClientAddress, _Question] = {}
         self._unknown: OrderedDict[ClientAddress, float] = OrderedDict()
+        self._drops = drops
         self._tokens = QUESTIONS_PER_SECOND
         self._counted_at = 0.0
 
@@ -70,25 +71,25 @@ class Recovery:
         """Hold a packet that has no flow and ask whose it is. True when there is a new question; False when
         there is none to be asked or the packet is dropped, which is counted."""
         if not self.enabled:
-            self.drops["no_flow"] += 1
+            self._drops["no_flow"] += 1
             return False
         question = self._asked.get(client)
         if question is not None:
             if len(question.held) >= MAX_HELD_PER_CLIENT or now - question.asked_at > HOLD_SECONDS:
-                self.drops["recovery_held"] += 1
+                self._drops["recovery_held"] += 1
             else:
                 question.held.append(Held(data, port))
             return False
         until = self._unknown.get(client)
         if until is not None and now < until:
-            self.drops["no_flow"] += 1
+            self._drops["no_flow"] += 1
             return False
         self._tokens = min(
             QUESTIONS_PER_SECOND, self._tokens + (now - self._counted_at) * QUESTIONS_PER_SECOND
         )
         self._counted_at = now
         if self._tokens < 1 or len(self._asked) >= MAX_ASKED:
-            self.drops["recovery_rate"] += 1
+            self._drops["recovery_rate"] += 1
             return False
         self._tokens -= 1
         question = self._asked[client] = _Question(now)
@@ -109,7 +110,7 @@ class Recovery:
             return []
         if known and now - question.asked_at <= HOLD_SECONDS:
             return question.held
-        self.drops["recovery_late" if known else "no_flow"] += len(question.held)
+        self._drops["recovery_late" if known else "no_flow"] += len(question.held)
         return []
 
     def settled(self, client: ClientAddress) -> list[Held]:
@@ -133,7 +134,7 @@ class Recovery:
         """Give up questions that nobody answers: their packets are dropped, and they may be asked again."""
         late = [client for client, question in self._asked.items() if now - question.asked_at > 1.0]
         for client in late:
-            self.drops["recovery_unanswered"] += len(self._asked.pop(client).held)
+            self._drops["recovery_unanswered"] += len(self._asked.pop(client).held)
         while self._unknown and now >= next(iter(self._unknown.values())):
             self._unknown.popitem(last=False)
 

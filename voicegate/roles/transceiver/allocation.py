@@ -44,7 +44,7 @@ class Wishes:
 
     sdp: str
     candidates: tuple[str, ...]
-    """`host:port`, as they go into the answer."""
+    """`host:port` or `host:port/tcp`, as they go into the answer; checked already."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the agent's dialler asks for."""
     dcid: int | None = None
