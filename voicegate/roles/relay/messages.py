@@ -3,7 +3,7 @@
     supervisor ── Keys ──► worker     what a worker begins with, and again when the secrets change
     supervisor ◄── Warm ── worker     everything is loaded: it waits for a slot
     supervisor ── Serve ─► worker     with the slot's sockets
-    supervisor ◄─ Report ─ worker     it serves: at once, and then every REPORT_SECONDS
+    supervisor ◄─ Report ─ worker     it serves: at once, and then about every REPORT_SECONDS
     supervisor ◄─ Failed ─ worker     the configuration cannot be used
     supervisor ── Stop ──► worker     end, after what is under way
 

@@ -38,8 +38,6 @@ class Presence:
 
     async def run(self, flows: Callable[[], int]) -> None:
         """Be registered, with the number of flows, until cancelled."""
-        if not hasattr(self._registry, "relays"):
-            return
         self._record = await self._registry.register(msgspec.structs.replace(self._record, flows=flows()))
         self._registered = True
         while True:

@@ -6,6 +6,7 @@ supervisor then gives the slot to the next.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -34,6 +35,9 @@ from voicegate.roles.relay.messages import (
 from voicegate.roles.relay.sockets import adopt_sockets
 from voicegate.roles.relay.worker import Identity, Worker
 
+FIRST_REPORTS = (0.05, 0.2)
+"""Between the first ones: the thread of packets has just begun, and knows its transceivers in a moment."""
+
 _log = logs.get_logger(__name__)
 
 
@@ -48,7 +52,11 @@ def worker_process(config: Config) -> Callable[[socket.socket], int]:
 def _serve(config: Config, control: socket.socket) -> int:
     """The whole life of a worker; its exit status."""
     name_process("vg-relay-spare")
-    return trio.run(_run, config, worker_end(control))
+    try:
+        return trio.run(_run, config, worker_end(control))
+    except Exception as error:
+        _log.error("a worker failed", exc_info=error)
+        return 1
 
 
 async def _run(config: Config, channel: Channel[ToWorker]) -> int:
@@ -97,12 +105,12 @@ async def _forward(worker: Worker, channel: Channel[ToWorker]) -> None:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            while True:
+            for pause in itertools.chain(FIRST_REPORTS, itertools.repeat(REPORT_SECONDS)):
                 # One that the supervisor does not read is no loss: the next says more.
                 channel.send_nowait(
                     Report(worker.progress(), worker.flows(), worker.samples(), worker.unready())
                 )
-                await trio.sleep(REPORT_SECONDS)
+                await trio.sleep(pause)
     finally:
         worker.close()
 

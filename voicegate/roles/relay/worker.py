@@ -87,7 +87,7 @@ class Worker:
             arena,
             streams=self._streams,
             hellos=Hellos(identity.ingress, identity.boot),
-            directory=lambda: Directory(registry.records, getattr(registry, "relays", {})),
+            directory=lambda: Directory(registry.records, registry.relays),
             report=_report_failure,
             asked=self._notes.wake if self._notes is not None else lambda: None,
         )
@@ -155,7 +155,6 @@ class Worker:
             yield from histogram_samples(name, help, {}, histogram.cumulative(), histogram.sum)
         for name, help, counter in (
             ("drops", "Packets and frames dropped, by reason.", core.drops),
-            ("recovery_drops", "Packets without a flow that were dropped, by reason.", core.recovery.drops),
             ("recovery", "Clients without a flow that were asked after, by outcome.", core.recovery.counts),
             ("flows_ended", "Flows that ended, by reason.", core.table.evicted),
             ("socket_drops", "Datagrams the sockets could not take or give.", self._socket_drops()),
