@@ -159,7 +159,8 @@ class Traffic:
                     transaction, TICKET + b":abcd", PASSWORD, priority=1, tie_breaker=1
                 )
                 self.sent[sock.getsockname()[1]].add(transaction)
-                sock.send(check)
+                with contextlib.suppress(ConnectionRefusedError):  # told by ICMP of an earlier one
+                    sock.send(check)
 
     def _receive(self) -> None:
         while True:
