@@ -143,6 +143,12 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"keys": {"secrets": []}}, "keys.secrets is empty"),
         ("relay", {"keys": {"secrets": ["9:" + "s" * 32]}}, "keys.secrets: a secret must be written"),
         ("relay", {"keys": {"secrets": ["0:short"]}}, "needs at least 32"),
+        (
+            "relay",
+            {"keys": {"secrets": [SECRET], "file": "/none"}},
+            "keys.file and keys.secrets are both set",
+        ),
+        ("relay", {"keys": {"secrets": [], "file": "/none"}}, "keys.file: cannot read /none: No such file"),
         ("relay", {"registry": {"redis": ""}}, "set registry.redis or list registry.transceivers"),
         ("relay", {"registry": {"redis": "localhost"}}, "registry.redis must be a URL"),
         ("relay", {"registry": {"redis": "redis://h:abc/0"}}, "registry.redis must have an IP address"),

@@ -23,8 +23,9 @@ from voicegate.config import KeysConfig
 from voicegate.proto.keys import ClusterKeys, parse_secrets
 
 POLL_SECONDS = 0.5
-"""Between two readings. Content is compared and not the time of a change: a mounted Kubernetes Secret changes by
-a symbolic link, and reading a file of a few hundred bytes costs as little as asking when it changed."""
+"""Between two readings. Content is compared and not the time of a change: a mounted Kubernetes Secret
+changes by a symbolic link, and reading a file of a few hundred bytes costs as little as asking when it
+changed."""
 MAX_BYTES = 64 * 1024
 """Seven secrets with comments; more is another file."""
 
@@ -104,8 +105,8 @@ def write_key_file(path: str, text: str, *, instead_of: str) -> None:
             raise
     except OSError as error:
         raise KeyFileError(
-            f"cannot write {path}: {error.strerror}; where it comes from elsewhere, as a Kubernetes Secret does,"
-            " change it there, and ask `voicegate keys check NEWFILE` before"
+            f"cannot write {path}: {error.strerror}; where it comes from elsewhere, as a Kubernetes"
+            " Secret does, change it there, and ask `voicegate keys check NEWFILE` before"
         ) from None
 
 
@@ -153,7 +154,9 @@ class KeyFile:
         ids = {entry.partition(":")[0] for entry in before}
         for entry in marks:
             if entry not in before and entry.partition(":")[0] in ids:
-                _log.warning(f"key id {entry.partition(':')[0]} has another secret now: what it minted is void")
+                _log.warning(
+                    f"key id {entry.partition(':')[0]} has another secret now: what it minted is void"
+                )
 
 
 async def watch_key_file(path: str, keys: ClusterKeys) -> None:

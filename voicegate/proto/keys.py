@@ -1,9 +1,9 @@
 """The keys of a cluster, all derived from one configured secret per key id.
 
-`keys.file` or `keys.secrets` lists `ID:SECRET`. The first mints; the others still open what they minted, which is
-how keys rotate: every process learns the new one, then it moves to the front everywhere, and the old one stays
-for the longest call (`voicegate.rotation` has the rules). From each secret HKDF derives independent keys, one per
-purpose, so that no key serves twice.
+`keys.file` or `keys.secrets` lists `ID:SECRET`. The first mints; the others still open what they minted,
+which is how keys rotate: every process learns the new one, then it moves to the front everywhere, and the
+old one stays for the longest call (`voicegate.rotation` has the rules). From each secret HKDF derives
+independent keys, one per purpose, so that no key serves twice.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ def derive(secret: bytes, label: str, length: int) -> bytes:
 
 
 def mark(key_id: int, secret: bytes) -> str:
-    """`ID:FINGERPRINT`, which names a secret without telling it: two processes with the same mark have the same."""
+    """`ID:FINGERPRINT`, which names a secret without telling it."""
     return f"{key_id}:{derive(secret, 'voicegate mark', 4).hex()}"
 
 
 class ClusterKeys:
     """Every key a role needs. Printing one shows no secret.
 
-    One per process. `replace` changes it, and its parts, in place, so whoever holds them has the new keys at
-    once. Only the thread that owns it replaces. Another thread may read `link`, `link_header` and `version` and
-    take a `tickets.clone()`; when `version` is another one, what it made of the keys is to be made anew.
+    One per process. `replace` changes it, and its parts, in place, so whoever holds them has the new keys
+    at once. Only the thread that owns it replaces. Another thread may read `link`, `link_header` and
+    `version` and take a `tickets.clone()`; when `version` is another one, what it made of the keys is to be
+    made anew.
     """
 
     __slots__ = (
@@ -98,7 +99,6 @@ class ClusterKeys:
         given = token.encode("utf-8", "replace")
         return any(hmac.compare_digest(given, known.encode()) for known in self.control_tokens)
 
-
     def __repr__(self) -> str:
         return f"ClusterKeys({', '.join(self.marks)})"
 
@@ -130,7 +130,7 @@ class ClusterKeys:
 
 
 def parse_secrets(entries: Iterable[str]) -> dict[int, bytes]:
-    """Secrets by key id, in the order of their `ID:SECRET` entries. ValueError tells what to write, no secret."""
+    """Secrets by key id, in the order of their `ID:SECRET` entries. ValueError as of `ClusterKeys.parse`."""
     by_id: dict[int, bytes] = {}
     for entry in entries:
         key_id, secret = _parse_entry(entry)

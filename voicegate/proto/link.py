@@ -137,8 +137,8 @@ class LinkGuard:
     """Senders remembered, of which only those with the key are: far above any cluster's number of peers."""
 
     def __init__(self, keys: Mapping[int, bytes], own_name: str) -> None:
-        """`keys`: `ClusterKeys.link`, which may change; `own_name`: the receiver's name that peers put into the
-        tag."""
+        """`keys`: `ClusterKeys.link`, which may change; `own_name`: the receiver's name that peers put into
+        the tag."""
         self._keys = keys
         self._own_name = own_name
         # sender -> (hour it was checked in, key id and tag, key)
