@@ -160,12 +160,16 @@ class Byways:
             self._forward(flow.route, [(answer.client, packet.data) for packet in held])
 
     def release(self, route: Route, client: bytes) -> None:
-        """The transceiver's call with this client is over."""
+        """The transceiver's call with this client is over. The relay that the client came by is told of it
+        behind the client's last words, which wait until the batch is through."""
         flow = self._core.release(route, ClientAddress(client))
-        if flow is not None and (back := self._ways_out.relay(flow.port)) is not None:
-            self._link.send_batch(
-                (back.name, datagram) for datagram in pack_frames(back.header, [(flow.client, b"")])
-            )
+        back = None if flow is None else self._ways_out.relay(flow.port)
+        if flow is None or back is None:
+            return
+        if is_tcp(flow.client):  # whose last words do not wait
+            self._forward(back, [(flow.client, b"")])
+        else:
+            self._ways_out.outgoing[flow.port] += (0, flow.client[-2:], flow.client[:-2], 0, 0)
 
     # TCP
 
@@ -249,7 +253,8 @@ class Byways:
                 _, port, ip, spot, length = entries[at : at + 5]
                 assert isinstance(port, bytes) and isinstance(ip, bytes), "the order"
                 assert isinstance(spot, int) and isinstance(length, int), "the order"
-                frames.append((ClientAddress(ip + port), bytes(view[spot - base : spot - base + length])))
+                payload = bytes(view[spot - base : spot - base + length]) if length else b""  # a release
+                frames.append((ClientAddress(ip + port), payload))
             self._forward(back, frames)
 
     def control(self, route: Route, datagram: bytes) -> None:
