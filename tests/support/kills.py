@@ -24,6 +24,8 @@ from tests.support.talking_agent import TalkingAgent
 
 SECRET = "0:" + "5ec2e7" * 8
 WORKERS = 2
+SETTLING_SECONDS = 1.5
+"""After the set-up of all calls, which takes both cores: what was late is caught up by then."""
 PAUSE_SECONDS = 5.0
 """How long Redis is stopped."""
 TOGETHER_SECONDS = 0.2
@@ -150,6 +152,7 @@ def trouble_redis(gate: Gate, seconds: float) -> dict[str, Delays]:
 
 def kill_relays(story: Story, gate: Gate, seconds: float) -> None:
     """Kill a worker, the relay, and the relay without Redis, while calls go on."""
+    time.sleep(SETTLING_SECONDS)
     with story.chapters.chapter(NOTHING, seconds):
         pass
     worker = max(range(WORKERS), key=lambda number: flows_of(gate, number))

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.support.gaps import PlainCall
 from tests.support.light_client import Fleet, request
 from tests.support.netns import Network
-from tests.support.servers import START_SECONDS, Gate, running, script, spawn
+from tests.support.servers import START_SECONDS, Gate, parse_metrics, running, script, spawn
 from tests.support.talking_agent import TalkingAgent
 from voicegate.proto.keys import ClusterKeys
 
@@ -198,12 +198,14 @@ def _unready(gate: Gate) -> str:
     for server in gate.servers.values():
         code = server.process.poll()
         assert code is None, f"{server.name} ended with {code} at its start"
-        page = "healthz" if server.name == "relay_singapore" else "readyz"
+        probe = "healthz" if server.name == "relay_singapore" else "readyz"
         if server.ops:
             try:
-                told = request("GET", f"{server.ops}/{page}", timeout=2)
+                told = request("GET", f"{server.ops}/{probe}", timeout=2)
             except OSError as error:
                 return f"{server.name}: {error}"
             if told.status != 200:
                 return f"{server.name}: {told.body}"
-    return ""
+    page = request("GET", f"{gate.url}/metrics", key=API_KEY).body
+    relays = parse_metrics(page).total("voicegate_signaling_registry_relays")
+    return "" if relays == len(HOSTS) else f"signaling knows of {relays:g} relays"
