@@ -11,8 +11,9 @@ A valid check proves that its sender holds the password, not that it sits at the
 The owner of the call must not move media there on a check alone. Nor does it prove that it was made now: the
 last transaction ids are kept with the address each came from, and `receive_datagram` says of a check whether
 it was seen before. It is answered all the same, for a client may repeat one (RFC 8489 section 6.2.1), but
-proves no life. Repeated from another address it is somebody's who saw it go by, and not answered: a relay
-refuses most of these, but only the call sees what came by all of its relays and their workers. Who recorded
+proves no life. Repeated from an address that sent no check of its own it is somebody's who saw it go by, and
+is not answered: a relay refuses most of these, but only the call sees what came by all relays and workers.
+(From one that did it is answered, or who overtakes a client's checks would spoil them.) Who recorded
 more than MAX_TRANSACTIONS checks ago can still show an old one as new: until the client's next packet.
 
 Nothing that is not a valid check is answered, so a stranger learns nothing and nothing can be reflected. The
@@ -174,7 +175,7 @@ class IceLite:
     def _is_new(self, transaction_id: bytes, client: ClientAddress) -> bool:
         first = self._transactions.get(transaction_id)
         if first is not None:
-            if first != client:
+            if first != client and client not in self._validated:
                 self._drop("ice_replay")
             return False
         if len(self._transactions) >= MAX_TRANSACTIONS:
