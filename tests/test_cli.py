@@ -40,7 +40,12 @@ def test_check_config() -> None:
     assert "usable for all roles in one process" in fine.stdout
     split = run("--check-config", "--role", "relay", "--role", "transceiver")
     assert split.returncode == 2
-    for words in ("keys.secrets is empty", "VOICEGATE_KEYS_SECRETS=", "registry.redis", "agent.url is empty"):
+    for words in (
+        "keys.secrets is empty and keys.file too",
+        "VOICEGATE_KEYS_SECRETS=",
+        "registry.redis",
+        "agent.url is empty",
+    ):
         assert words in split.stderr
     assert "Traceback" not in split.stderr
 
@@ -132,6 +137,35 @@ def test_a_person_is_told_where_to_go() -> None:
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
+
+
+def test_keys_of_a_file_are_read_again_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("0:" + "o" * 32 + "\n")
+    with started(VOICEGATE_KEYS_FILE=str(file)) as process:
+        wait_for(process, "voicegate is ready")
+        file.write_text("1:" + "n" * 32 + "\n0:" + "o" * 32 + "\n")
+        line = wait_for(process, "the key file was read again")
+        assert line["mints"].startswith("1:") and len(line["opens"]) == 2
+        file.write_text("1:short\n")
+        line = wait_for(process, "the last good secrets stay in use")
+        assert "needs at least 32" in line["event"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        rest = process.rest() + json.dumps(process.lines)
+        assert "nnnn" not in rest and "oooo" not in rest and "Traceback" not in rest
+
+
+def test_the_keys_command_is_there(tmp_path: Path) -> None:
+    assert "retire" in run("keys", "--help").stdout
+    assert "voicegate keys --help" in run("--help").stdout
+    nothing = run("keys")
+    assert nothing.returncode == 2 and "there are no secrets" in told(nothing)
+    file = str(tmp_path / "keys")
+    assert run("keys", "add", VOICEGATE_KEYS_FILE=file).returncode == 0
+    assert "mints" in run("keys", VOICEGATE_KEYS_FILE=file).stdout
+    both = run("keys", "frobnicate")
+    assert both.returncode == 2 and "Traceback" not in both.stderr
 
 
 def test_a_signal_while_starting_ends_it_too() -> None:

@@ -28,8 +28,7 @@ from voicegate.config import (
 from voicegate.config_checks import check
 from voicegate.net.registry import open_registry
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.ticket import expired
-from voicegate.roles.transceiver.allocation import TICKET_GRACE_SECONDS
+from voicegate.proto.ticket import GRACE_SECONDS, expired
 
 FILES = Path(__file__).resolve().parents[1] / "config"
 SECRET = "0:" + "s" * 32
@@ -144,6 +143,12 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"keys": {"secrets": []}}, "keys.secrets is empty"),
         ("relay", {"keys": {"secrets": ["9:" + "s" * 32]}}, "keys.secrets: a secret must be written"),
         ("relay", {"keys": {"secrets": ["0:short"]}}, "needs at least 32"),
+        (
+            "relay",
+            {"keys": {"secrets": [SECRET], "file": "/none"}},
+            "keys.file and keys.secrets are both set",
+        ),
+        ("relay", {"keys": {"secrets": [], "file": "/none"}}, "keys.file: cannot read /none: No such file"),
         ("relay", {"registry": {"redis": ""}}, "set registry.redis or list registry.transceivers"),
         ("relay", {"registry": {"redis": "localhost"}}, "registry.redis must be a URL"),
         ("relay", {"registry": {"redis": "redis://h:abc/0"}}, "registry.redis must have an IP address"),
@@ -273,7 +278,7 @@ def test_the_longest_call_has_a_ticket_that_has_not_expired() -> None:
     )
     keys = ClusterKeys.parse([SECRET]).tickets
     for wall in (1_800_000_000.0, 1_800_000_015.9):
-        text = keys.mint(1, 1, wall + longest + TICKET_GRACE_SECONDS, bytes(5))
+        text = keys.mint(1, 1, wall + longest + GRACE_SECONDS, bytes(5))
         assert not expired(keys.open_untrusted(text.encode()), wall)
         assert not expired(keys.open_untrusted(text.encode()), wall - 200), "nor by a clock that is behind"
 

@@ -22,6 +22,9 @@ import trio
 from voicegate import __version__, logs
 from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, load_config
 from voicegate.config_checks import check
+from voicegate.keyfile import KeyFileError, configured_secrets, watch_key_file
+from voicegate.keys_command import main as keys_command
+from voicegate.keys_command import valid_seconds
 from voicegate.net.registry import RegistryError, open_registry
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext
@@ -35,6 +38,9 @@ _log = logs.get_logger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["keys"]:
+        return keys_command(arguments[1:])
     options = _parse(arguments)
     roles: tuple[Role, ...] = tuple(dict.fromkeys(options.role)) or ROLES
     try:
@@ -61,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="voicegate",
         description="A WebRTC edge in front of any OpenAI Realtime WebSocket server. Without --role all three"
         " roles run in this process.",
         epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
-        " VOICEGATE_RELAY_LISTEN.",
+        " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets.",
     )
     parser.add_argument(
         "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"
@@ -93,10 +99,16 @@ async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
 
 async def _run_roles(config: Config, roles: Sequence[Role]) -> None:
     """Start the roles, back to front, and run until cancelled."""
-    keys = ClusterKeys.parse(config.keys.secrets or (f"0:{secrets.token_hex(32)}",))
+    keys = ClusterKeys.parse(configured_secrets(config.keys) or (f"0:{secrets.token_hex(32)}",))
     context = RoleContext(keys, open_registry(config, keys))
     async with trio.open_nursery() as nursery, _Stages(nursery) as stages:
         await stages.start(context.registry.run)
+        if config.keys.file:
+            nursery.start_soon(watch_key_file, config.keys.file, keys)
+        if config.registry.redis:
+            from voicegate.net.key_notes import KeyNotes  # redis-py is loaded only where it is used
+
+            nursery.start_soon(KeyNotes(config.registry.redis).run, keys, valid_seconds(config))
         if "transceiver" in roles and not config.agent.url:
             config = await _with_parrot(config, stages)
         ready: dict[str, Any] = {}
@@ -203,7 +215,7 @@ def _invite(config: Config, url: str) -> None:
 def _report(error: BaseException) -> int:
     """One line for what a person can act on; for anything else the log has the traceback."""
     cause = _first(error)
-    if isinstance(cause, StartError | RegistryError | ConfigError):
+    if isinstance(cause, StartError | RegistryError | ConfigError | KeyFileError):
         print(f"voicegate: {cause}", file=sys.stderr)
         return 1
     if isinstance(cause, KeyboardInterrupt):

@@ -31,7 +31,8 @@ class Sample(NamedTuple):
     """One value as it is now."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
+    """The samples of a histogram are named `..._bucket` (with the label `le`), `..._sum` and `..._count`."""
     help: str
     labels: Mapping[str, str]
     value: float
@@ -68,7 +69,7 @@ def render() -> bytes:
 
 class _Sources(Collector):
     def collect(self) -> Iterator[Metric]:
-        families: dict[str, tuple[Sample, dict[tuple[tuple[str, str], ...], float]]] = {}
+        families: dict[str, tuple[Sample, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
         for (source,) in tuple(_sources):
             try:
                 samples = list(source())
@@ -76,20 +77,37 @@ class _Sources(Collector):
                 _log.exception("a metrics source failed")
                 continue
             for sample in samples:
-                _, values = families.setdefault(sample.name, (sample, {}))
+                _, values = families.setdefault(_family_name(sample), (sample, {}))
                 labels = tuple(sorted((key, str(value)) for key, value in sample.labels.items()))
-                values[labels] = values.get(labels, 0.0) + sample.value
+                values[sample.name, labels] = values.get((sample.name, labels), 0.0) + sample.value
         for first, values in families.values():
             family = _family(first)
-            for labels, value in values.items():
-                family.add_sample(first.name, dict(labels), value)
+            for (name, labels), value in values.items():
+                family.add_sample(name, dict(labels), value)
             yield family
 
 
 def _family(sample: Sample) -> Metric:
     if sample.kind == "counter":
         return CounterMetricFamily(sample.name, sample.help)
+    if sample.kind == "histogram":
+        return Metric(_family_name(sample), sample.help, "histogram")
     return GaugeMetricFamily(sample.name, sample.help)
+
+
+def _family_name(sample: Sample) -> str:
+    return sample.name.rpartition("_")[0] if sample.kind == "histogram" else sample.name
+
+
+def histogram_samples(
+    name: str, help: str, labels: Mapping[str, str], cumulative: Sequence[tuple[str, float]], total: float
+) -> Iterator[Sample]:
+    """The samples of a histogram that was counted elsewhere: (upper bound, observations up to it), the last
+    one `+Inf`, and the sum of what was observed."""
+    for bound, count in cumulative:
+        yield Sample(f"{name}_bucket", "histogram", help, {**labels, "le": bound}, count)
+    yield Sample(f"{name}_sum", "histogram", help, labels, total)
+    yield Sample(f"{name}_count", "histogram", help, labels, cumulative[-1][1])
 
 
 _sources: list[tuple[Source]] = []

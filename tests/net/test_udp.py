@@ -6,6 +6,7 @@ import ctypes
 import errno
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from voicegate.net.names import name_address, socket_name
 from voicegate.net.udp import (
     BATCH,
+    FAMILY4,
     HAS_MMSG,
     HEADROOM,
     SLOT,
@@ -21,6 +23,7 @@ from voicegate.net.udp import (
     MmsgSocket,
     PlainSocket,
     UdpSocket,
+    bind_udp,
     open_udp,
 )
 
@@ -86,14 +89,14 @@ def test_the_arena_carries_packets_on_without_a_copy(batching: Batching) -> None
     port = sender.address()[1].to_bytes(2, "big")
     assert list(outside.names(2)) == [(port, b"\x7f\0\0\1")] * 2
     assert [length for (length,) in outside.lengths(2)] == [3, 5]
-    assert outside.name(1) == socket_name(*sender.address())
     first, second = arena.offsets[:2]
     arena.view[first - 2 : first] = b"<<"
     arena.view[second - 1 : second] = b"|"
     spans = [arena.base + first - 2, 5, arena.base + second - 1, 6]
     name = socket_name(*receiver.address())
     assert inside.send_gathered([(name, spans), (name, spans[:2])]) == 2
-    assert inside.send_each([name, arena.base + second, 5]) == 1
+    port = receiver.address()[1].to_bytes(2, "big")
+    assert inside.send_each([FAMILY4, port, b"\x7f\0\0\1", arena.base + second, 5]) == 1
     expected = [b"<<abc|defgh", b"<<abc", b"defgh"]
     assert receive_all(receiver, 3) == [(inside.address(), payload) for payload in expected]
     for sock in (inside, outside, sender, receiver):
@@ -132,6 +135,50 @@ def test_a_refused_receiver_is_no_error(pair: tuple[UdpSocket, UdpSocket]) -> No
         one.send_batch([(gone, b"anybody?")])
         assert one.recv_batch() == []
     assert one.drops and all(reason.endswith("econnrefused") for reason in one.drops)
+
+
+@pytest.mark.skipif(not HAS_MMSG, reason="Linux tells")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_where_nobody_is_becomes_known_and_costs_no_datagram_for_others(host: str) -> None:
+    one, two, gone = open_udp(host, 0, errors=True), open_udp(host, 0), open_udp(host, 0)
+    nowhere = gone.address()
+    gone.close()
+    one.send_batch([(nowhere, b"anybody?")])
+    wait_readable(one)
+    assert one.send_batch([(two.address(), b"still")] * 3) == 3
+    assert [payload for _, payload in receive_all(two, 3)] == [b"still"] * 3
+    assert one.recv_batch() == []
+    assert one.take_refused() == [nowhere]
+    assert one.take_refused() == [] and not one.drops
+    for sock in (one, two):
+        sock.close()
+
+
+@pytest.mark.skipif(not HAS_MMSG, reason="Linux tells")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_kernel_stamps_the_first_of_each_batch(host: str) -> None:
+    one, two, plain = open_udp(host, 0), open_udp(host, 0, stamps=True), open_udp(host, 0)
+    for count in (1, 3):
+        before = time.time()
+        one.send_batch([(two.address(), b"tick"), (plain.address(), b"tick")] * count)
+        after = time.time()
+        wait_readable(two)
+        assert len(two.recv_batch()) == count
+        stamp = two.stamp()
+        assert stamp is not None and before - 0.001 <= stamp <= after + 0.001
+    wait_readable(plain)
+    assert plain.recv_batch() and plain.stamp() is None
+    for sock in (one, two, plain):
+        sock.close()
+
+
+def test_sockets_of_one_port_share_its_clients() -> None:
+    first = bind_udp("127.0.0.1", 0, reuse_port=True)
+    second = bind_udp("127.0.0.1", first.getsockname()[1], reuse_port=True)
+    with pytest.raises(OSError):
+        bind_udp("127.0.0.1", first.getsockname()[1])
+    for sock in (first, second):
+        sock.close()
 
 
 def test_a_full_socket_buffer_drops_the_rest_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from voicegate.proto.address import (
     pack_address,
     redact_address,
     split_host_port,
+    split_public,
     unpack_address,
     without_transport,
 )
@@ -85,3 +86,28 @@ def test_packing_and_text_round_trip(ip: object, port: int) -> None:
 def test_what_is_not_host_and_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         split_host_port(text)
+
+
+def test_a_public_address_says_its_transport() -> None:
+    assert (
+        split_public("203.0.113.1:3478")
+        == split_public("203.0.113.1:3478/udp")
+        == ("203.0.113.1", 3478, False)
+    )
+    assert split_public("[2001:db8::1]:443/tcp") == ("2001:db8::1", 443, True)
+    assert split_public("[::ffff:203.0.113.1]:443/tcp") == ("203.0.113.1", 443, True)
+
+
+@pytest.mark.parametrize("text", ["203.0.113.1:443/", "203.0.113.1/tcp", "a.example:1", "1.2.3.4:1/tcp/tcp"])
+def test_what_is_no_public_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        split_public(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_public_address_or_refused(text: str) -> None:
+    try:
+        host, port, _ = split_public(text)
+    except ValueError:
+        return
+    assert pack_address(host, port)

@@ -149,6 +149,26 @@ def test_the_stalest_address_goes_but_never_the_selected_one() -> None:
     assert agent.statistics().evicted == 2
 
 
+def test_a_repeated_check_is_answered_but_not_new() -> None:
+    agent = make_agent()
+    first = check()
+    assert agent.receive_datagram(first, CLIENT, 1.0)
+    assert not agent.receive_datagram(first, CLIENT, 2.0)
+    assert not agent.receive_datagram(first, OTHER, 3.0)
+    assert [take_success(agent)[0] for _ in range(3)] == [CLIENT, CLIENT, OTHER]
+    assert dict(agent.validated) == {CLIENT: 1.0, OTHER: 3.0}
+    refused = check(controlling=False)
+    assert agent.receive_datagram(refused, CLIENT, 4.0) and not agent.receive_datagram(refused, CLIENT, 5.0)
+
+
+def test_the_memory_for_checks_is_bounded() -> None:
+    agent = make_agent()
+    checks = [check() for _ in range(ice.MAX_TRANSACTIONS + 1)]
+    assert all(agent.receive_datagram(data, CLIENT, 1.0) for data in checks)
+    assert not any(agent.receive_datagram(data, CLIENT, 1.0) for data in checks[1:])
+    assert agent.receive_datagram(checks[0], CLIENT, 1.0), "the price of the bound"
+
+
 def test_only_a_validated_address_can_be_selected() -> None:
     with pytest.raises(AssertionError):
         make_agent().select(CLIENT)

@@ -76,5 +76,5 @@ def test_a_bad_secret_is_explained_without_telling_it(secrets: list[str], words:
 
 def test_printing_keys_shows_no_secret() -> None:
     keys = ClusterKeys.parse([NEW, OLD])
-    assert repr(keys) == "ClusterKeys(link_id=1)"
+    assert repr(keys) == f"ClusterKeys({', '.join(keys.marks)})"
     assert keys.control_token not in f"{keys} {keys.tickets} {keys.seal}"

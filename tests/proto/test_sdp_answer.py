@@ -140,6 +140,54 @@ def test_an_ipv6_address_may_be_the_first() -> None:
     assert "a=candidate:1 1 udp 2130706431 ::1 3478 typ host" in lines
 
 
+def tcp_lines(*candidates: str) -> list[str]:
+    return build_answer(parse("chromium-audio"), replace(PARAMETERS, candidates=candidates)).split("\r\n")
+
+
+def test_tcp_candidates_are_passive_and_rank_below_udp() -> None:
+    lines = tcp_lines("203.0.113.10:443/tcp", "203.0.113.10:3478/udp", "[2001:db8::10]:443/tcp")
+    assert "m=audio 3478 UDP/TLS/RTP/SAVPF 111" in lines and "c=IN IP4 203.0.113.10" in lines
+    assert [line for line in lines if line.startswith("a=candidate")] == [
+        # The first priority is that of the candidate in OpenAI's own answer.
+        "a=candidate:1 1 tcp 1671430143 203.0.113.10 443 typ host tcptype passive",
+        "a=candidate:2 1 udp 2130706431 203.0.113.10 3478 typ host",
+        "a=candidate:3 1 tcp 1671429887 2001:db8::10 443 typ host tcptype passive",
+    ]
+
+
+def test_no_tcp_candidate_ranks_above_one_of_udp() -> None:
+    many = [f"192.0.2.1:{port}{transport}" for port in range(1, 33) for transport in ("/tcp", "")]
+    ranks: dict[str, list[int]] = {"udp": [], "tcp": []}
+    for line in tcp_lines(*many):
+        if line.startswith("a=candidate"):
+            ranks[line.split()[2]].append(int(line.split()[3]))
+    assert len(set(ranks["udp"])) == len(set(ranks["tcp"])) == 32
+    assert min(ranks["udp"]) > 100 << 24 > max(ranks["tcp"])
+
+
+def test_without_udp_the_default_names_no_candidate() -> None:
+    lines = tcp_lines("203.0.113.10:443/tcp")
+    assert "m=audio 9 UDP/TLS/RTP/SAVPF 111" in lines and "c=IN IP4 0.0.0.0" in lines
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "203.0.113.10", "203.0.113.10:x", "203.0.113.10:443/sctp", "host:1", "1.2.3.4:1\r\na=x"]
+)
+def test_what_is_no_public_address_gets_into_no_answer(bad: str) -> None:
+    with pytest.raises(ValueError):
+        tcp_lines("203.0.113.10:3478", bad)
+
+
+def test_the_tcp_candidates_of_an_offer_are_stepped_over() -> None:
+    """As Chromium and Firefox write them: active, with the discard port (RFC 6544 section 4.5)."""
+    active = (
+        "a=candidate:1 1 {} 1518280447 192.0.2.1 9 typ host tcptype active generation 0 network-cost 999\r\n"
+    )
+    mids = active.format("tcp") + active.format("TCP") + "a=candidate:2 1 tcp 1 x 9 typ host tcptype\r\n"
+    offer = parse_offer_untrusted(OFFERS["chromium-audio"] + mids)
+    assert build_answer(offer, PARAMETERS) == build_answer(parse("chromium-audio"), PARAMETERS)
+
+
 def test_the_password_does_not_show_in_a_log() -> None:
     assert PARAMETERS.password not in repr(PARAMETERS)
 
@@ -181,5 +229,5 @@ def test_aiortc_takes_the_answer(name: str) -> None:
         finally:
             await client.close()
 
-    loopback = replace(PARAMETERS, candidates=("127.0.0.1:9", "[::1]:9"))
+    loopback = replace(PARAMETERS, candidates=("127.0.0.1:9", "127.0.0.1:9/tcp", "[::1]:9"))
     assert asyncio.run(exchange()) == ("stable", name if name.endswith("only") else "sendrecv")

@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
 
-from voicegate.net.http import InternalApp, serve_http
-from voicegate.proto.allocate import AllocateRequest
-from voicegate.roles.transceiver.control import SidebandPort, sockets
+from voicegate.net.http import InternalApp, Request, serve_http
+from voicegate.proto.allocate import AllocateReply, AllocateRequest
+from voicegate.roles.transceiver.control import SidebandPort, routes, sockets
 
 pytestmark = pytest.mark.anyio
 TOKEN = "t" * 32
@@ -43,6 +43,29 @@ def test_signaling_asks_for_what_a_transceiver_understands() -> None:
     assert msgspec.structs.asdict(read) == msgspec.structs.asdict(asked)
     plain = msgspec.json.decode(b'{"sdp": "v=0", "candidates": []}', type=AllocateRequest)
     assert (plain.dcid, plain.client_events, plain.server_events) == (None, ("*",), ("*",))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "word"),
+    [
+        ((), "no candidate"),
+        (("203.0.113.1:443/sctp",), "udp or tcp"),
+        (("203.0.113.1:3478", "203.0.113.1"), "not host:port"),
+        (("relay.example:3478",), "not an IP address"),
+    ],
+)
+async def test_candidates_that_cannot_be_are_refused_in_words(candidates: tuple[str, ...], word: str) -> None:
+    def unreachable(request: AllocateRequest) -> AllocateReply:
+        raise AssertionError(request)
+
+    post = routes(allocate=unreachable, status=lambda call_id: None, hang_up=lambda call_id: False)[
+        "POST", "/calls"
+    ]
+    body = msgspec.json.encode({"sdp": "v=0", "candidates": candidates})
+    response = await post(Request("POST", "/calls", "", "", {}, body))
+    error = json.loads(response.body)["error"]
+    assert response.status == 400 and (error["code"], error["param"]) == ("invalid_candidates", "candidates")
+    assert word in error["message"]
 
 
 async def test_events_both_ways_until_the_call_ends() -> None:

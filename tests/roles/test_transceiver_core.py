@@ -181,7 +181,7 @@ class TestEnd:
         assert client.closed == "far: remote_close"
         assert not rig.core.close(call_id, rig.now, EndReason.HANGUP)
         core = rig.core
-        assert (len(core), len(core._by_ufrag), len(core._by_client)) == (0, 0, 0)
+        assert (len(core), len(core._by_ufrag), len(core._paths)) == (0, 0, 0)
         rig.run(60.0)
         assert core.next_deadline() is None
 
@@ -333,7 +333,7 @@ class TestStrangers:
         rig = Rig()
         client, _ = connected(rig)
         rig.inject(b"\x80" * 60, address_of(client), header=bytes([0x10, 0]) + bytes(8))
-        rig.inject(b"\x80" * 60, address_of(client), relay="127.0.0.1:6666")
+        rig.inject(b"\x80" * 60, address_of(client), relay="127.0.0.1:6666", header=rig.header(RELAY))
         assert rig.core.drops["link_stranger"] == 2
 
     def test_media_of_an_unknown_address(self) -> None:

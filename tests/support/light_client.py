@@ -504,6 +504,8 @@ class Fleet:
     """A thread that drives light calls. A context manager; what is still up at the end is closed."""
 
     seed: int = 1
+    redirect: Address | None = None
+    """Where calls send to instead of the answer's candidates: a `TcpPipe`."""
     calls: list[LightCall] = field(default_factory=list)
     locations: dict[int, str] = field(default_factory=dict)
     """The call's absolute URL by `id(call)`."""
@@ -577,6 +579,8 @@ class Fleet:
     def start(self, call: LightCall, used: socket.socket, answer: str) -> None:
         def begin() -> None:
             call.accept_answer(answer, time.monotonic())
+            if self.redirect is not None and call.answer is not None:
+                call.answer.candidates = [self.redirect]
             self.calls.append(call)
             self._sockets[id(call)] = used
             self._selector.register(used, selectors.EVENT_READ, call)
@@ -728,7 +732,8 @@ def parse_answer(text: str) -> Answer:
     for value in values["fingerprint"]:
         algorithm, digest = value.split()
         fingerprints.append((algorithm.lower(), bytes.fromhex(digest.replace(":", ""))))
-    candidates = [(c.split()[4], int(c.split()[5])) for c in values.get("candidate", [])]
+    fields = [candidate.split() for candidate in values.get("candidate", [])]
+    candidates = [(field[4], int(field[5])) for field in fields if field[2].lower() == "udp"]
     return Answer(
         ufrag=values["ice-ufrag"][0],
         password=values["ice-pwd"][0],

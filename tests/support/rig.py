@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.light_client import LightCall
 from tests.support.models import Event, client_event, server_event
-from voicegate.proto import link, realtime
+from voicegate.proto import link, link_control, realtime
 from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.keys import ClusterKeys
@@ -31,7 +31,7 @@ CLIENT_CERTIFICATE = DtlsCertificate.generate(1.8e9)
 
 
 class Rig:
-    """One core, any number of `LightCall`s, one relay that forwards everything."""
+    """One core, any number of `LightCall`s, and relays that forward everything."""
 
     def __init__(
         self,
@@ -65,11 +65,26 @@ class Rig:
         self.to_core: Callable[[bytes], bool] = lambda data: True
         self.jitter = 0.0
         """Added to the way of each datagram, 0 to this, so that they overtake each other."""
+        self.relay_of: Callable[[ClientAddress], str] = lambda client: RELAY
+        """Which relay brings the packets of a client."""
+        self.replied_by: dict[ClientAddress, str] = {}
+        """Which relay got the last packet for a client."""
+        self.control: list[tuple[str, link_control.Clients]] = []
+        """(relay, message): the answers to hellos."""
         self._in_flight: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
-        self._header = link.link_header(
-            KEYS.link[0], 0, RELAY, f"{identity.link}#{identity.boot}", int((1000 + 1.8e9) // 3600)
-        )
+
+    def header(self, relay: str = RELAY, *, hops: int = 0, version: int = link.DATA) -> bytes:
+        """The link header of what comes from a relay."""
+        receiver = f"{self.core.identity.link}#{self.core.identity.boot}"
+        hour = int((self.now + self.core.wall_offset) // 3600)
+        return link.link_header(KEYS.link[0], 0, relay, receiver, hour, hops=hops, version=version)
+
+    def hello(self, relay: str, ingress: str, boot: int, number: int = 0) -> None:
+        """A relay presents itself, now."""
+        message = link_control.encode_control(link_control.Hello(ingress, boot, number))
+        self.core.receive_datagram(self.header(relay, version=link.CONTROL) + message, relay, self.now)
+        self._drain()
 
     def call(
         self,
@@ -167,7 +182,7 @@ class Rig:
     ) -> None:
         """Bring a datagram to the core now, as if from this client."""
         self.core.receive_datagram(
-            (header or self._header) + link.encode_frame(client, payload), relay, self.now
+            (header or self.header(relay)) + link.encode_frame(client, payload), relay, self.now
         )
         self._drain()
 
@@ -183,8 +198,13 @@ class Rig:
                 if self.to_core(out[0]):
                     self._later(self._forward_to_core(source, out[0]))
         for relay, datagram in self.core.poll_transmits(self.now):
-            assert relay == RELAY
+            if datagram[0] >> 4 == link.CONTROL:
+                message = link_control.parse_control_untrusted(datagram)
+                assert isinstance(message, link_control.Clients) and len(datagram) <= link.MAX_DATAGRAM
+                self.control.append((relay, message))
+                continue
             for target, payload in link.parse_frames_untrusted(datagram):
+                self.replied_by[target] = relay
                 if target in self.clients and self.to_client(payload):
                     self._later(self._forward_to_client(target, payload))
         while (item := self.core.poll_upstream()) is not None:
@@ -199,9 +219,9 @@ class Rig:
             self.events.append(event)
 
     def _forward_to_core(self, source: ClientAddress, data: bytes) -> Callable[[], None]:
-        return lambda: self.core.receive_datagram(
-            self._header + link.encode_frame(source, data), RELAY, self.now
-        )
+        relay = self.relay_of(source)
+        datagram = self.header(relay) + link.encode_frame(source, data)
+        return lambda: self.core.receive_datagram(datagram, relay, self.now)
 
     def _forward_to_client(self, target: ClientAddress, data: bytes) -> Callable[[], None]:
         return lambda: self.clients[target].receive_datagram(data, PUBLIC, self.now)

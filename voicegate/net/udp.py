@@ -9,10 +9,11 @@ arrays that are packed with `struct`, because ctypes attribute access would cost
 With `batching="off"`, and on every other system, the same class interface stands on recvfrom_into and sendto.
 
 A peer is a *name*: 28 bytes laid out as Linux's sockaddr_in6 (sockaddr_in and zeros for IPv4), made by
-`socket_name` or read with a packet. A socket carries one family only (IPV6_V6ONLY), so one client has one
-name.
+`socket_name`, or its port and address as they were read with a packet. A socket carries one family only
+(IPV6_V6ONLY), so one client has one name.
 
-A datagram that cannot be sent is counted and skipped; sending never raises and never waits.
+A datagram that cannot be sent is counted and skipped; sending never raises and never waits. A socket that is
+opened with `errors` learns from ICMP that nobody is at an address: `take_refused` (Linux).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from voicegate.net.names import NAME_LENGTH, Address, name_address, name_sockadd
 BATCH = 64
 """Datagrams per receiving call. Measured: with 8 a packet costs a quarter more, 128 gain nothing."""
 SLOT = 2048
+FAMILY4, FAMILY6 = int(socket.AF_INET), int(socket.AF_INET6)
+"""What an entry of `send_each` begins with."""
 HEADROOM = 32
 """A link header and an IPv6 frame header (10 + 21 bytes) fit before the payload."""
 MAX_SPANS = 64
@@ -44,14 +47,30 @@ _SEND_SLOTS = 256
 """Datagrams per sending call: a batch of bundles fans out to several times its number."""
 _NAMES4 = struct.Struct("2x2s4s20x")
 _NAMES6 = struct.Struct("2x2s4x16s4x")
+_NAME4_WHOLE = struct.Struct("@H2s4s20x")
+_NAME6_WHOLE = struct.Struct("@H2s4x16s4x")
+_IP_RECVERR = 11
+_IPV6_RECVERR = 25
 # struct mmsghdr on 64-bit Linux: name, name length, iovec, iovec count, control, control length, flags;
 # length.
 _MESSAGE = struct.Struct("@QI4xQQQQi4xI4x")
+_CONTROL = struct.Struct("@QQ")
+_CONTROL_OFFSET = 32
 _LENGTHS = struct.Struct("@56xI4x")
 _IOVEC = struct.Struct("@QQ")
-# One fan-out entry: the peer's name, then the single iovec of its datagram.
-_ENTRY = struct.Struct("@28s4xQQ")
+# One fan-out entry: the peer's name (family, port, address), then the single iovec of its datagram.
+_ENTRY4 = "@H2s4s24xQQ"
+_ENTRY6 = "@H2s4x16s8xQQ"
+_ENTRY_SIZE = struct.calcsize(_ENTRY4)
 _ENTRY_IOVEC = 32
+_ENTRY_FIELDS = 5
+# struct cmsghdr and the struct timespec that SO_TIMESTAMPNS puts behind it.
+_STAMP = struct.Struct("@QiiQQ")
+_SO_TIMESTAMPNS = 35
+_CONTROL_SIZE = 64
+# struct sock_extended_err, then the sockaddr of who sent the error; IP_RECVERR and IPV6_RECVERR.
+_ERROR_ORIGINS = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+_MAX_ERRORS = 64
 
 Batching = Literal["auto", "off"]
 
@@ -116,12 +135,18 @@ class UdpSocket:
         """Payload length of each datagram; one that was cut off fills its slot: SLOT - HEADROOM."""
         return _LENGTHS.iter_unpack(self._length_view[: count * _LENGTHS.size])
 
-    def name(self, index: int) -> bytes:
-        """The whole name of the sender in this slot, for `send_each`."""
-        return bytes(self.name_view[index * NAME_LENGTH : (index + 1) * NAME_LENGTH])
+    def stamp(self) -> float | None:
+        """When the kernel received the first datagram of the last batch, calendar seconds; None when it does
+        not say (`open_udp(stamps=True)`, Linux)."""
+        return None
+
+    def take_refused(self) -> list[Address]:
+        """Addresses at which nobody took what was sent, by ICMP, since the last call."""
+        return []
 
     def send_each(self, entries: Sequence[bytes | int]) -> int:
-        """Send datagrams that lie whole in the arena: a flat list of name, spot, length, name, ...
+        """Send datagrams that lie whole in the arena: a flat list of FAMILY4 or FAMILY6, port, address (both
+        in network order, as `names` gives them), spot, length, family, ...
 
         How many the kernel took; the others are counted in `drops`.
         """
@@ -149,13 +174,15 @@ class UdpSocket:
             batch.append((name_address(name), bytes(view[offset : offset + length])))
         return batch
 
-    def send_batch(self, datagrams: Iterable[tuple[Address, bytes]]) -> int:
-        """Send (receiver, payload) pairs in order; how many the kernel took. Others are counted in
-        `drops`."""
+    def send_batch(self, datagrams: Iterable[tuple[Address | bytes, bytes]]) -> int:
+        """Send (receiver's address or name, payload) pairs in order; how many the kernel took. Others are
+        counted in `drops`."""
         if self._scratch is None:
             # The received batch must survive an answer to its first packet, so sending has memory of its own.
             self._scratch = Arena(slots=_SEND_SLOTS, addresses=self.arena.base != 0)
         view, base, offsets = self._scratch.view, self._scratch.base, self._scratch.offsets
+        part_of = self._names.unpack_from
+        family = FAMILY6 if self.is_ipv6 else FAMILY4
         entries: list[bytes | int] = []
         sent = 0
         used = 0
@@ -169,13 +196,13 @@ class UdpSocket:
                 entries.clear()
                 used = 0
             try:
-                name = socket_name(*address)
+                name = address if isinstance(address, bytes) else socket_name(*address)
             except (ValueError, struct.error):
                 self.drops["address"] += 1
                 continue
             offset = offsets[used]
             view[offset : offset + length] = payload
-            entries += (name, base + offset, length)
+            entries += (family, *part_of(name), base + offset, length)
             used += 1
         return sent + self._send_each_from(self._scratch, entries)
 
@@ -201,12 +228,14 @@ class MmsgSocket(UdpSocket):
             _IOVEC.pack_into(iovecs, index * _IOVEC.size, arena.base + offset, SLOT - HEADROOM)
         # The kernel writes name lengths back; for one family they are always the same: set once, they stay.
         received = self._messages(BATCH, names, NAME_LENGTH, iovecs, 0, _IOVEC.size)
+        self._received = received
+        self._control = ctypes.create_string_buffer(_CONTROL_SIZE) if _has_stamps(sock) else None
         self.name_view = memoryview(names).cast("B")
         self._length_view = memoryview(received).cast("B")
 
-        self._entries = ctypes.create_string_buffer(_SEND_SLOTS * _ENTRY.size)
+        self._entries = ctypes.create_string_buffer(_SEND_SLOTS * _ENTRY_SIZE)
         each = self._messages(
-            _SEND_SLOTS, self._entries, _ENTRY.size, self._entries, _ENTRY_IOVEC, _ENTRY.size
+            _SEND_SLOTS, self._entries, _ENTRY_SIZE, self._entries, _ENTRY_IOVEC, _ENTRY_SIZE
         )
 
         gather_names = ctypes.create_string_buffer(_SEND_SLOTS * NAME_LENGTH)
@@ -218,6 +247,12 @@ class MmsgSocket(UdpSocket):
         self._kept = (names, iovecs, each)  # what only the kernel reads must live as long
 
     def receive(self) -> int:
+        if self._control is not None:
+            # The kernel wrote the length of the last stamp here, or 0. The first datagram's is enough: it
+            # has waited longest.
+            _CONTROL.pack_into(
+                self._received, _CONTROL_OFFSET, ctypes.addressof(self._control), _CONTROL_SIZE
+            )
         count = int(_recvmmsg(self.sock.fileno(), self._pointers[0], BATCH, _MSG_DONTWAIT, None))
         if count < 0:
             code = ctypes.get_errno()
@@ -227,12 +262,33 @@ class MmsgSocket(UdpSocket):
             return 0
         return count
 
+    def stamp(self) -> float | None:
+        if self._control is None:
+            return None
+        length, level, kind, seconds, nanoseconds = _STAMP.unpack_from(self._control, 0)
+        if (level, kind) != (socket.SOL_SOCKET, _SO_TIMESTAMPNS) or length < _STAMP.size:
+            return None
+        return float(seconds) + float(nanoseconds) * 1e-9
+
+    def take_refused(self) -> list[Address]:
+        refused: list[Address] = []
+        for _ in range(_MAX_ERRORS):
+            try:
+                _, control, _, address = self.sock.recvmsg(0, 512, socket.MSG_ERRQUEUE | _MSG_DONTWAIT)
+            except OSError:
+                break
+            # The address is that which the datagram was sent to.
+            if address and any(len(data) > 4 and data[4] in _ERROR_ORIGINS for _, _, data in control):
+                refused.append((address[0], address[1]))
+        return refused
+
     def send_each(self, entries: Sequence[bytes | int]) -> int:
         sent = 0
-        for start in range(0, len(entries), 3 * _SEND_SLOTS):
-            part = entries[start : start + 3 * _SEND_SLOTS]
-            count = len(part) // 3
-            _entries(count).pack_into(self._entries, 0, *part)
+        form = _ENTRY6 if self.is_ipv6 else _ENTRY4
+        for start in range(0, len(entries), _ENTRY_FIELDS * _SEND_SLOTS):
+            part = entries[start : start + _ENTRY_FIELDS * _SEND_SLOTS]
+            count = len(part) // _ENTRY_FIELDS
+            _entries(form, count).pack_into(self._entries, 0, *part)
             sent += self._send(self._pointers[1], count)
         return sent
 
@@ -278,6 +334,7 @@ class MmsgSocket(UdpSocket):
     def _send(self, messages: int, count: int) -> int:
         descriptor = self.sock.fileno()
         sent = done = 0
+        refused = False
         while done < count:
             result = int(_sendmmsg(descriptor, messages + done * _MESSAGE.size, count - done, _MSG_DONTWAIT))
             if result > 0:
@@ -290,6 +347,9 @@ class MmsgSocket(UdpSocket):
                 # dropped.
                 self.drops["send_full"] += count - done
                 break
+            if code == errno.ECONNREFUSED and not refused:
+                refused = True  # an ICMP error of an earlier datagram, told once: this one was not tried
+                continue
             if code != errno.EINTR:
                 # sendmmsg stops at the first datagram that fails: step over it and go on.
                 self.drops[f"send_{errno.errorcode.get(code, 'error').lower()}"] += 1
@@ -332,10 +392,11 @@ class PlainSocket(UdpSocket):
     def _send_each_from(self, arena: Arena, entries: Sequence[bytes | int]) -> int:
         sent = 0
         view = arena.view
-        for position in range(0, len(entries), 3):
-            name, spot, length = entries[position : position + 3]
-            assert isinstance(name, bytes) and isinstance(spot, int) and isinstance(length, int), "the order"
-            sent += self._send_one(name, view[spot : spot + length])
+        form = _NAME6_WHOLE if self.is_ipv6 else _NAME4_WHOLE
+        for position in range(0, len(entries), _ENTRY_FIELDS):
+            family, port, ip, spot, length = entries[position : position + _ENTRY_FIELDS]
+            assert isinstance(spot, int) and isinstance(length, int), "the order"
+            sent += self._send_one(form.pack(family, port, ip), view[spot : spot + length])
         return sent
 
     def _send_one(self, name: bytes, payload: bytes | memoryview) -> int:
@@ -350,8 +411,25 @@ class PlainSocket(UdpSocket):
         return 1
 
 
-def open_udp(host: str, port: int, *, batching: Batching = "auto", arena: Arena | None = None) -> UdpSocket:
-    """Bind a UDP socket to a numeric host. OSError as from `bind`. `arena`: shared with other sockets."""
+def open_udp(
+    host: str,
+    port: int,
+    *,
+    batching: Batching = "auto",
+    arena: Arena | None = None,
+    errors: bool = False,
+    stamps: bool = False,
+) -> UdpSocket:
+    """Bind a UDP socket to a numeric host and wrap it. OSError as from `bind`. `arena`: shared with other
+    sockets; `errors`, `stamps`: for `take_refused` and `stamp`."""
+    return wrap_udp(bind_udp(host, port, errors=errors, stamps=stamps), batching=batching, arena=arena)
+
+
+def bind_udp(
+    host: str, port: int, *, reuse_port: bool = False, errors: bool = False, stamps: bool = False
+) -> socket.socket:
+    """A bound UDP socket that `wrap_udp` can take, also in another process. `reuse_port`: one of several
+    sockets of this address, among which the kernel spreads the clients."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -360,11 +438,20 @@ def open_udp(host: str, port: int, *, batching: Batching = "auto", arena: Arena 
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sys.platform == "linux" and errors:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        if sys.platform == "linux" and stamps:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.bind((host, port))
     except OSError:
         sock.close()
         raise
-    return wrap_udp(sock, batching=batching, arena=arena)
+    return sock
 
 
 def wrap_udp(sock: socket.socket, *, batching: Batching = "auto", arena: Arena | None = None) -> UdpSocket:
@@ -380,9 +467,13 @@ def uses_mmsg(batching: Batching) -> bool:
     return batching == "auto" and HAS_MMSG
 
 
-@lru_cache(maxsize=_SEND_SLOTS)
-def _entries(count: int) -> struct.Struct:
-    return struct.Struct("@" + "28s4xQQ" * count)
+def _has_stamps(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS))
+
+
+@lru_cache(maxsize=2 * _SEND_SLOTS)
+def _entries(form: str, count: int) -> struct.Struct:
+    return struct.Struct("@" + form[1:] * count)
 
 
 @lru_cache(maxsize=MAX_SPANS)

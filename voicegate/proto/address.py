@@ -78,6 +78,19 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def split_public(text: str) -> tuple[str, int, bool]:
+    """(numeric host, port, whether it is TCP) of a public address: `host:port`, with `/tcp` behind it for
+    ICE-TCP. ValueError says what is wrong with it."""
+    address, slash, transport = text.partition("/")
+    if slash and transport not in ("udp", "tcp"):
+        raise ValueError(f"{text!r}: behind the / there is udp or tcp")
+    host, port = split_host_port(address)
+    try:
+        return str(parse_ip(host)), port, transport == "tcp"
+    except ValueError:
+        raise ValueError(f"{text!r}: {host!r} is not an IP address; names are not looked up") from None
+
+
 def join_host_port(host: str, port: int) -> str:
     """The reverse of `split_host_port`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

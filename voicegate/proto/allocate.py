@@ -14,6 +14,7 @@ class AllocateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     sdp: str
     candidates: tuple[str, ...]
+    """Public addresses for the answer, best first: `host:port`, and `host:port/tcp` for ICE-TCP."""
     model: str = ""
     session: dict[str, Any] | None = None
     """Laid over the agent's configured session."""

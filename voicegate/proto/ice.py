@@ -8,11 +8,15 @@ and it is reported once as `Validated`. Which of them media uses is the call's d
 `select`.
 
 A valid check proves that its sender holds the password, not that it sits at the address the datagram claims.
-The owner of the call must not move media there on a check alone.
+The owner of the call must not move media there on a check alone. Nor does it prove that it was made now: the
+last transaction ids are kept, and `receive_datagram` says of a check whether it was seen before. It is
+answered all the same, for a client may repeat one (RFC 8489 section 6.2.1), but proves no life. Who recorded
+more than MAX_TRANSACTIONS checks ago can still show an old one as new: until the client's next packet.
 
 Nothing that is not a valid check is answered, so a stranger learns nothing and nothing can be reflected. The
 answer has 64 bytes (76 over IPv6). With our ufrag of 23 characters and the client's of at least 4 (RFC 8839
 section 5.4) a check that can be valid has at least 76: an answer is never larger. Chromium's are about 120.
+Over TCP nothing changes but the two bytes of framing (RFC 4571), on both; the answer names address and port.
 
 One mutation (`receive_datagram`), then drain `poll_transmit` and `poll_event`. There are no timers here.
 """
@@ -38,6 +42,8 @@ from voicegate.proto.stun import (
 MAX_ADDRESSES = 8
 """Client addresses remembered for a call: a client has a few interfaces and IP versions, and one NAT port
 for each; mediasoup keeps as many."""
+MAX_TRANSACTIONS = 128
+"""Transaction ids remembered: five minutes of consent checks of one address, every 2.5 s in Chromium."""
 MAX_WAITING = 16
 """Responses, and events, that may wait for their poll: several times what one datagram can cause."""
 
@@ -84,6 +90,7 @@ class IceLite:
         "_password",
         "_refused",
         "_selected",
+        "_transactions",
         "_transmits",
         "_username",
         "_validated",
@@ -98,6 +105,8 @@ class IceLite:
         """Client addresses with the time of their last valid check, at most `MAX_ADDRESSES`. A live view."""
         self._selected: ClientAddress | None = None
         self._nominated: ClientAddress | None = None
+        self._transactions: dict[bytes, None] = {}
+        """The ids of the last valid checks, oldest first."""
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[Validated | Nominated] = deque()
         self._dropped: Counter[str] = Counter()
@@ -116,9 +125,10 @@ class IceLite:
         assert client in self._validated, "only an address with a valid check can be selected"
         self._selected = client
 
-    def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> None:
-        """Take a datagram that looks like STUN. Raises `BadPacket` (counted here) when it is not a valid
-        check of this call: besides the reasons of `stun`, `ice_username` and `ice_integrity`."""
+    def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> bool:
+        """Take a datagram that looks like STUN; False when this check was seen before. Raises `BadPacket`
+        (counted here) when it is not a valid check of this call: besides the reasons of `stun`,
+        `ice_username` and `ice_integrity`."""
         try:
             request = parse_binding_request_untrusted(data)
         except BadPacket as error:
@@ -130,18 +140,21 @@ class IceLite:
         if not verify_integrity(data, request.integrity_offset, self._password):
             self._drop("ice_integrity")
         transaction_id = request.transaction_id
+        new = self._is_new(transaction_id)
         if request.unknown_required:  # RFC 8489 section 6.3.1
             self._refuse(client, transaction_id, ErrorCode.UNKNOWN_ATTRIBUTE, request.unknown_required)
-            return
+            return new
         if not request.controlling:  # RFC 8445 section 7.3.1.1; we never control, so the client has to
             self._refuse(client, transaction_id, ErrorCode.ROLE_CONFLICT, ())
-            return
+            return new
         self._answered += 1
         self._transmit(client, binding_success(transaction_id, client, self._password))
-        self._note(client, now)
+        if new or client not in self._validated:
+            self._note(client, now)
         if request.use_candidate and client != self._nominated:
             self._nominated = client
             self._emit(Nominated(client))
+        return new
 
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         """The next response and where it goes, or None."""
@@ -155,6 +168,14 @@ class IceLite:
         return IceStatistics(
             self._answered, self._refused, self._evicted, self._overflowed, MappingProxyType(self._dropped)
         )
+
+    def _is_new(self, transaction_id: bytes) -> bool:
+        if transaction_id in self._transactions:
+            return False
+        if len(self._transactions) >= MAX_TRANSACTIONS:
+            del self._transactions[next(iter(self._transactions))]
+        self._transactions[transaction_id] = None
+        return True
 
     def _note(self, client: ClientAddress, now: float) -> None:
         if client not in self._validated:

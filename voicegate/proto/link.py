@@ -137,11 +137,12 @@ class LinkGuard:
     """Senders remembered, of which only those with the key are: far above any cluster's number of peers."""
 
     def __init__(self, keys: Mapping[int, bytes], own_name: str) -> None:
-        """`keys`: `ClusterKeys.link`; `own_name`: the receiver's name that peers put into the tag."""
-        self._keys = dict(keys)
+        """`keys`: `ClusterKeys.link`, which may change; `own_name`: the receiver's name that peers put into
+        the tag."""
+        self._keys = keys
         self._own_name = own_name
-        # sender -> (hour it was checked in, key id and tag)
-        self._cache: dict[str, tuple[int, bytes]] = {}
+        # sender -> (hour it was checked in, key id and tag, key)
+        self._cache: dict[str, tuple[int, bytes, bytes]] = {}
 
     def accepts(self, sender: str, header: bytes, hour: int) -> bool:
         """Whether these first 10 bytes of a datagram that came from `sender` (`ip:port`) are genuine.
@@ -149,18 +150,18 @@ class LinkGuard:
         if len(header) < LINK_HEADER_LENGTH or header[0] >> 4 not in (DATA, CONTROL):
             return False
         marked = bytes(header[1:LINK_HEADER_LENGTH])
-        if self._cache.get(sender) == (hour, marked):
-            return True
         key = self._keys.get(marked[0])
         if key is None:
             return False
+        if self._cache.get(sender) == (hour, marked, key):
+            return True
         # The clocks of two machines never agree to the second: the hours on both sides are accepted. A set
         # look-up goes by hash and so tells a guesser nothing about how much of a tag was right.
         if marked[1:] not in {_tag(key, sender, self._own_name, hour + skew) for skew in (-1, 0, 1)}:
             return False
         if len(self._cache) >= self._MAX_CACHED:
             self._cache.clear()
-        self._cache[sender] = (hour, marked)
+        self._cache[sender] = (hour, marked, key)
         return True
 
 

@@ -7,9 +7,10 @@ configured; nothing is gathered and nothing trickles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from voicegate.proto.address import split_host_port
+from voicegate.proto.address import split_public
 from voicegate.proto.sctp.reassembly import MAX_MESSAGE
 from voicegate.proto.sdp import AUDIO_LEVEL_URI, MID_URI, Audio, Codec, Direction, Offer, Section
 
@@ -23,6 +24,11 @@ _OPUS_PARAMETERS = "minptime=10;useinbandfec=1"
 """What we take (RFC 7587 section 6.1): frames down to 10 ms, and in-band FEC, which conceals the packet
 before."""
 _HOST_PREFERENCE = 126  # RFC 8445 section 5.1.2.2
+_TCP_HOST_PREFERENCE = 99
+"""One below what RFC 8445 recommends for a server-reflexive candidate: no TCP pair ranks above one of UDP."""
+_PASSIVE = 4 << 13
+"""The direction's share of a TCP host candidate's local preference (RFC 6544 section 4.2)."""
+_MAX_OTHER_PREFERENCE = 8191
 _COMPONENT = 1
 
 
@@ -35,8 +41,8 @@ class AnswerParameters:
     fingerprint: str
     """As in the line: `sha-256 AA:BB:...`."""
     candidates: tuple[str, ...]
-    """`host:port` or `[host]:port`, at least one, best first; the first is also the default of `m=` and
-    `c=`."""
+    """`host:port` or `[host]:port`, behind it `/tcp` for ICE-TCP, at least one, best first. The first of UDP
+    is also the default of `m=` and `c=`."""
     ssrc: int
     cname: str
     session_id: int
@@ -47,7 +53,7 @@ class AnswerParameters:
 
 
 def build_answer(offer: Offer, parameters: AnswerParameters) -> str:
-    """The answer, lines ended by CRLF. ValueError when a candidate is not `host:port`."""
+    """The answer, lines ended by CRLF. ValueError when a candidate is not a public address."""
     assert parameters.candidates, "an answer without a candidate can be reached by nobody"
     assert parameters.stream_id not in ("", "-"), "a stream id is what gives the client something to play"
     lines = [
@@ -76,10 +82,10 @@ def build_answer(offer: Offer, parameters: AnswerParameters) -> str:
 def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
     audio = offer.audio
     direction = _MIRRORED[audio.direction]
-    host, port = split_host_port(parameters.candidates[0])
+    port, connection = _default(parameters.candidates)
     lines = [
         f"m=audio {port} {section.protocol} {audio.format.payload_type}",
-        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
+        connection,
         *_transport(offer, section, parameters),
         f"a=fingerprint:{parameters.fingerprint}",
         *_candidates(parameters.candidates),
@@ -102,10 +108,10 @@ def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters
 
 
 def _accepted_channel(offer: Offer, section: Section, parameters: AnswerParameters) -> list[str]:
-    host, port = split_host_port(parameters.candidates[0])
+    port, connection = _default(parameters.candidates)
     return [
         f"m=application {port} {section.protocol} {' '.join(section.formats)}",
-        f"c=IN {'IP6' if ':' in host else 'IP4'} {host}",
+        connection,
         *_transport(offer, section, parameters),
         f"a=fingerprint:{parameters.fingerprint}",
         "a=sctp-port:5000",
@@ -134,13 +140,32 @@ def _transport(offer: Offer, section: Section, parameters: AnswerParameters) -> 
     ]
 
 
-def _candidates(addresses: tuple[str, ...]) -> list[str]:
-    """`a=candidate` (RFC 8839 section 5.1), priorities by RFC 8445 section 5.1.2.1 in the order given."""
-    lines = []
-    for index, address in enumerate(addresses):
-        host, port = split_host_port(address)
-        priority = _HOST_PREFERENCE << 24 | 65_535 - index << 8 | 256 - _COMPONENT
-        lines.append(f"a=candidate:{index + 1} {_COMPONENT} udp {priority} {host} {port} typ host")
+def _default(candidates: Sequence[str]) -> tuple[int, str]:
+    """The port of `m=` and the `c=` line: the first candidate of UDP, as RFC 6544 section 4.3 recommends for
+    media in real time. Without one what stands for no candidate (RFC 9429 section 5.2.1): the `m=` line has
+    the offer's protocol, and a default of TCP would contradict it."""
+    for host, port, tcp in map(split_public, candidates):
+        if not tcp:
+            return port, f"c=IN {'IP6' if ':' in host else 'IP4'} {host}"
+    return 9, "c=IN IP4 0.0.0.0"
+
+
+def _candidates(addresses: Sequence[str]) -> list[str]:
+    """`a=candidate` (RFC 8839 section 5.1, RFC 6544 section 4.5), in the order given. Priorities by RFC 8445
+    section 5.1.2.1, for TCP by RFC 6544 section 4.2."""
+    lines: list[str] = []
+    ranks = {"udp": 0, "tcp": 0}
+    for address in addresses:
+        host, port, tcp = split_public(address)
+        if tcp:
+            transport, kind = "tcp", "host tcptype passive"
+            preferences = _TCP_HOST_PREFERENCE << 24 | (_PASSIVE + _MAX_OTHER_PREFERENCE - ranks["tcp"]) << 8
+        else:
+            transport, kind = "udp", "host"
+            preferences = _HOST_PREFERENCE << 24 | 65_535 - ranks["udp"] << 8
+        ranks[transport] += 1
+        foundation, priority = len(lines) + 1, preferences | 256 - _COMPONENT
+        lines.append(f"a=candidate:{foundation} {_COMPONENT} {transport} {priority} {host} {port} typ {kind}")
     return lines
 
 

@@ -27,19 +27,24 @@ _SIV_LENGTH = 16
 class SealKeys:
     """Seals with one key and opens with any of them."""
 
-    __slots__ = ("_ciphers", "_sealing")
+    __slots__ = ("_current",)
 
     def __init__(self, keys: Mapping[int, bytes], sealing: int) -> None:
         """`keys`: 64-byte AES-256-SIV keys by key id."""
+        self.replace(keys, sealing)
+
+    def replace(self, keys: Mapping[int, bytes], sealing: int) -> None:
+        """Have these keys instead."""
         assert sealing in keys, "checked by ClusterKeys"
-        self._ciphers = {key_id: AESSIV(key) for key_id, key in keys.items()}
-        self._sealing = sealing
+        # One assignment, so that a thread that seals meanwhile does it with the one or the other.
+        self._current = sealing, {key_id: AESSIV(key) for key_id, key in keys.items()}
 
     def seal(self, label: bytes, payload: bytes) -> str:
         """The token for a payload of 1 to `MAX_PAYLOAD` bytes."""
         assert 0 < len(payload) <= MAX_PAYLOAD, "a token stays below MAX_TOKEN_CHARACTERS"
-        sealed = self._ciphers[self._sealing].encrypt(payload, [label])
-        return urlsafe_b64encode(bytes((self._sealing,)) + sealed).rstrip(b"=").decode("ascii")
+        sealing, ciphers = self._current
+        sealed = ciphers[sealing].encrypt(payload, [label])
+        return urlsafe_b64encode(bytes((sealing,)) + sealed).rstrip(b"=").decode("ascii")
 
     def open_untrusted(self, label: bytes, token: str) -> bytes:
         """The payload of a token that was sealed under this label; BadPacket(`seal`) for everything else."""
@@ -52,7 +57,7 @@ class SealKeys:
         # One value has one token: spare bits and characters that the decoder skips are refused.
         if urlsafe_b64encode(raw).rstrip(b"=") != token.encode() or len(raw) <= 1 + _SIV_LENGTH:
             raise BadPacket("seal")
-        cipher = self._ciphers.get(raw[0])
+        cipher = self._current[1].get(raw[0])
         if cipher is None:
             raise BadPacket("seal")
         try:

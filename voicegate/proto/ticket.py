@@ -22,6 +22,7 @@ from base64 import b64encode
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -39,6 +40,10 @@ MAX_CLUSTER = (1 << 12) - 1
 MAX_TRANSCEIVER = (1 << 20) - 1
 EXPIRY_UNIT = 16
 """Seconds: 2^20 units are 194 days, so serial arithmetic tells the past from the future for 97."""
+GRACE_SECONDS = 300.0
+"""A ticket outlives the longest call, so that a restarted relay can still open it."""
+
+NO_KEYS: Mapping[int, bytes] = MappingProxyType({})
 
 _FORMAT = 1
 _EXPIRY_MASK = (1 << 20) - 1
@@ -63,22 +68,34 @@ class Ticket(NamedTuple):
 class TicketKeys:
     """Mints and opens tickets. Not for use by two threads at once: each thread takes its own `clone`."""
 
-    __slots__ = ("_decrypt", "_encrypt", "_keys", "_macs", "_minting")
+    __slots__ = ("_decrypt", "_encrypt", "_given", "_macs", "_minting")
 
-    def __init__(self, keys: Mapping[int, tuple[bytes, bytes]], minting: int) -> None:
-        """`keys`: by key id, the AES-128 key of tickets and the HMAC key of passwords."""
+    def __init__(
+        self, keys: Mapping[int, tuple[bytes, bytes]], minting: int, former: Mapping[int, bytes] = NO_KEYS
+    ) -> None:
+        """`keys`: by key id, the AES-128 key of tickets and the HMAC key of passwords; `former`: HMAC keys of
+        tickets that open no more."""
+        self._given: tuple[Mapping[int, tuple[bytes, bytes]], int, Mapping[int, bytes]] = {}, minting, former
+        self.replace(keys, minting)
+
+    def replace(self, keys: Mapping[int, tuple[bytes, bytes]], minting: int) -> None:
+        """Have these keys instead, for all but the passwords of earlier tickets: a call that is up is checked
+        to its end, whatever happens to the key. By the thread whose it is."""
         assert minting in keys and all(0 <= key_id <= MAX_KEY_ID for key_id in keys), "checked by ClusterKeys"
-        # ECB is right here and nowhere else: one message is exactly one block, and no two are alike.
-        self._keys = dict(keys)
+        earlier, _, former = self._given
+        passwords = {**former, **{key_id: pair[1] for key_id, pair in {**earlier, **keys}.items()}}
+        # One assignment: another thread may `clone` meanwhile.
+        self._given = dict(keys), minting, passwords
         self._minting = minting
+        # ECB is right here and nowhere else: one message is exactly one block, and no two are alike.
         self._encrypt = {key_id: Cipher(AES(pair[0]), ECB()).encryptor() for key_id, pair in keys.items()}
         # Copying a keyed HMAC costs half of keying one.
-        self._macs = {key_id: hmac.new(pair[1], digestmod="sha256") for key_id, pair in keys.items()}
+        self._macs = {key_id: hmac.new(key, digestmod="sha256") for key_id, key in passwords.items()}
         self._decrypt = {key_id: Cipher(AES(pair[0]), ECB()).decryptor() for key_id, pair in keys.items()}
 
     def clone(self) -> TicketKeys:
-        """The same keys with cipher contexts of their own."""
-        return TicketKeys(self._keys, self._minting)
+        """The same keys with cipher contexts of their own. Any thread may ask for one."""
+        return TicketKeys(*self._given)
 
     def mint(self, cluster: int, transceiver: int, expires_wall: float, nonce: bytes) -> str:
         """A new ticket. `expires_wall` is calendar seconds, rounded up to 16; `nonce` is 5 random bytes."""
@@ -127,7 +144,10 @@ class TicketKeys:
         )
 
     def password(self, ufrag: bytes) -> bytes:
-        """The ICE password of a ticket (24 characters). BadPacket(`ticket_key`) when its key is not known."""
+        """The ICE password of a ticket (24 characters), also of one that opens no more.
+
+        BadPacket(`ticket_key`) when its key was never known.
+        """
         keyed = self._macs.get(_VALUES[ufrag[0]] >> 3) if ufrag else None
         if keyed is None:
             raise BadPacket("ticket_key")

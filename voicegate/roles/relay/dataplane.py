@@ -6,6 +6,10 @@ header in front of each payload where it lies; gather the frames of each transce
 mirror of it. A packet of a known flow costs a look-up, two stores and a `pack_into`; everything else goes
 through the rules in `core`.
 
+Clients are reached by *ports*, ways out that are numbered: the public UDP sockets, then the TCP clients
+(`net.streams`), then the relays of other clusters that clients came by. What lies off the common way, TCP,
+packets between two relays, hellos and what Redis knew, is in `byways`.
+
 The thread must survive anything: what goes wrong with one packet is counted, and the batch goes on.
 """
 
@@ -15,12 +19,15 @@ import os
 import selectors
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
 
-from voicegate.net.udp import SLOT, Arena, UdpSocket
+from voicegate.net.streams import Streams
+from voicegate.net.udp import FAMILY4, FAMILY6, Arena, UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
 from voicegate.proto.link import (
+    CONTROL,
+    DATA,
     HOUR,
     IPV4_FRAME_HEADER_LENGTH,
     IPV6_FRAME_HEADER_LENGTH,
@@ -28,50 +35,34 @@ from voicegate.proto.link import (
     MAX_DATAGRAM,
     MAX_PAYLOAD,
 )
+from voicegate.roles.relay.byways import Answer, Byways, Directory, WaysOut
 from voicegate.roles.relay.core import RelayCore
-from voicegate.roles.relay.routes import Backend, Route
+from voicegate.roles.relay.counts import PlaneCounts
+from voicegate.roles.relay.hellos import Hellos
+from voicegate.roles.relay.routes import Route
 
 TICK_SECONDS = 0.25
 """Between looks at expiry, the hour and the registry."""
-SNAPSHOT_SECONDS = 0.02
-"""The least time between two takeovers of the registry: any call of any transceiver changes it."""
-COUNTS = (
-    "client_packets",
-    "transceiver_packets",
-    "link_bytes_out",
-    "link_datagrams_out",
-    "link_datagrams_in",
-)
-"""What `statistics` counts. Packets are a client's datagrams: received from it, sent to it."""
 
 _HEADER = struct.Struct(f"{LINK_HEADER_LENGTH}s")
 _FRAMING4 = (
     IPV4_FRAME_HEADER_LENGTH,
-    struct.Struct(f"!{1 + IPV4_LENGTH}sH").pack_into,
-    struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV4_LENGTH}sH").pack_into,
+    4,
+    struct.Struct(f"!B{IPV4_LENGTH}sH").pack_into,
+    struct.Struct(f"!{LINK_HEADER_LENGTH}sB{IPV4_LENGTH}sH").pack_into,
 )
 _FRAMING6 = (
     IPV6_FRAME_HEADER_LENGTH,
-    struct.Struct(f"!{1 + IPV6_LENGTH}sH").pack_into,
-    struct.Struct(f"!{LINK_HEADER_LENGTH}s{1 + IPV6_LENGTH}sH").pack_into,
+    6,
+    struct.Struct(f"!B{IPV6_LENGTH}sH").pack_into,
+    struct.Struct(f"!{LINK_HEADER_LENGTH}sB{IPV6_LENGTH}sH").pack_into,
 )
-_CLIENT4 = struct.Struct(f"!x{IPV4_LENGTH}sH")
-_CLIENT6 = struct.Struct(f"!x{IPV6_LENGTH}sH")
-
-
-class Record(Protocol):
-    """What of a registry record is used here."""
-
-    @property
-    def cluster(self) -> int: ...
-    @property
-    def link(self) -> str: ...
-    @property
-    def boot(self) -> str: ...
+_CLIENT4 = struct.Struct("!x4s2sH").unpack_from
+_CLIENT6 = struct.Struct("!x16s2sH").unpack_from
 
 
 class DataPlane:
-    """Runs in a thread of its own: `run`; any thread may call `stop` and `statistics`."""
+    """Runs in a thread of its own: `run`; any thread may call `stop`, `post` and `statistics`."""
 
     def __init__(
         self,
@@ -80,24 +71,32 @@ class DataPlane:
         link: UdpSocket,
         arena: Arena,
         *,
-        records: Callable[[], Mapping[int, Record]],
+        streams: Streams | None,
+        hellos: Hellos,
+        directory: Callable[[], Directory],
         report: Callable[[Exception], None],
+        asked: Callable[[], None],
     ) -> None:
-        """All sockets share `arena`. `records`: the registry's snapshot, a new object when it changed;
-        `report`: told of unexpected exceptions, in this thread, at most once per tick."""
+        """All sockets share `arena`. `directory`: the registry's snapshot, new objects when it changed;
+        `report`: told of unexpected exceptions, in this thread, at most once per tick; `asked`: there are
+        questions in `core.recovery`."""
+        self.counts = PlaneCounts()
         self._core = core
         self._public = tuple(public)
         self._link = link
         self._arena = arena
-        self._records = records
+        self._streams = streams
+        self._ways_out = WaysOut(public, core.routes.backs)
+        self._byways = Byways(core, link, streams, self._ways_out, hellos, directory, asked, self.counts)
         self._report = report
-        self._snapshot: Mapping[int, Record] | None = None
-        self._snapshot_due = 0.0
+        self._posted: deque[Answer] = deque()
         self._wall = time.time()
+        self._coarse = time.monotonic()
+        """`now` as of the last tick: flows share the object, which makes them a fourth smaller."""
         self._stopping = False
         self._wake_reader, self._wake_writer = os.pipe()
-        self._outgoing: tuple[list[bytes | int], ...] = tuple([] for _ in self._public)
-        self._counts = dict.fromkeys(COUNTS, 0)
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
         self._error: Exception | None = None
 
     def run(self, cpu: int | None = None) -> None:
@@ -107,10 +106,12 @@ class DataPlane:
             affinity = os.sched_getaffinity(0)
             os.sched_setaffinity(0, {cpu})
         selector = selectors.DefaultSelector()
-        selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        selector.register(self._wake_reader, selectors.EVENT_READ, self._take_posted)
         selector.register(self._link.fileno(), selectors.EVENT_READ, self._serve_link)
         for index, sock in enumerate(self._public):
             selector.register(sock.fileno(), selectors.EVENT_READ, _bind(self._serve_public, index))
+        if self._streams is not None:
+            selector.register(self._streams.fileno(), selectors.EVENT_READ, self._serve_streams)
         try:
             self._turn(selector)
         finally:
@@ -121,7 +122,12 @@ class DataPlane:
     def stop(self) -> None:
         """Let `run` return; also before it began."""
         self._stopping = True
-        os.write(self._wake_writer, b"x")
+        self._wake()
+
+    def post(self, answers: Sequence[Answer]) -> None:
+        """Redis has answered questions of `core.recovery`."""
+        self._posted.extend(answers)
+        self._wake()
 
     def close(self) -> None:
         """Free what `stop` needs; the sockets are the owner's. After `run` has returned."""
@@ -130,19 +136,27 @@ class DataPlane:
 
     def statistics(self) -> dict[str, int]:
         """Packets and datagrams by direction, since the start."""
-        return dict(self._counts)
+        return dict(self.counts.totals)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_writer, b"x")
+        except BlockingIOError:
+            pass  # it is full of calls to wake up
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
         tick_due = 0.0
         while not self._stopping:
             try:
-                for key, _ in selector.select(TICK_SECONDS):
-                    if key.data is not None:
-                        key.data()
+                now = time.monotonic()
+                for key, _ in selector.select(max(0.0, min(tick_due, self._byways.due) - now)):
+                    key.data()
                 now = time.monotonic()
                 if now >= tick_due:
                     tick_due = now + TICK_SECONDS
                     self._tick(now)
+                if now >= self._byways.due:
+                    self._byways.handle_timeout(now)
             except Exception as error:  # a turn that fails must not end the calls of everybody
                 self._failed(error)
                 time.sleep(0.001)  # and one that fails every time must not take the processor
@@ -150,22 +164,15 @@ class DataPlane:
 
     def _tick(self, now: float) -> None:
         self._wall = time.time()
+        self._coarse = now
         self._core.routes.begin_hour(int(self._wall // HOUR))
-        self._refresh(now)
-        self._core.expire(now)
+        self._byways.refresh(now)
+        self._core.tick(now)
+        self._byways.tick(now)
+        self.counts.totals["ticks"] += 1
         if self._error is not None:
             error, self._error = self._error, None
             self._report(error)
-
-    def _refresh(self, now: float) -> None:
-        records = self._records()
-        if records is self._snapshot or now < self._snapshot_due:
-            return
-        self._snapshot = records
-        self._snapshot_due = now + SNAPSHOT_SECONDS
-        self._core.routes.update(
-            {id: Backend(record.cluster, record.link, record.boot) for id, record in records.items()}
-        )
 
     def _serve_public(self, index: int) -> None:
         """From clients to transceivers."""
@@ -173,8 +180,8 @@ class DataPlane:
         count = sock.receive()
         if not count:
             return
-        now = time.monotonic()
-        frame_length, pack, pack_first = _FRAMING6 if sock.is_ipv6 else _FRAMING4
+        now = self._coarse
+        frame_length, family, pack, pack_first = _FRAMING6 if sock.is_ipv6 else _FRAMING4
         first_length = frame_length + LINK_HEADER_LENGTH
         flow_of, view, base = self._core.flows.get, self._arena.view, self._arena.base
         touched: list[Route] = []
@@ -184,33 +191,28 @@ class DataPlane:
             self._arena.offsets, sock.names(count), sock.lengths(count), strict=False
         ):
             try:
-                flow = flow_of(ip + port)
-                if flow is None or view[offset] < 4 or not 0 < length <= MAX_PAYLOAD:
-                    # A new client or STUN (first byte 0 to 3): the rules decide.
-                    self._refresh(now)
-                    flow = self._core.from_client(
-                        bytes(view[offset : offset + length]),
-                        ClientAddress(ip + port),
-                        sock.name(offset // SLOT),
-                        index,
-                        now,
-                        self._wall,
+                client = ip + port
+                flow = flow_of(client)
+                if flow is None or view[offset] < 4 or flow.port != index or not 0 < length <= MAX_PAYLOAD:
+                    # A new client, one that comes another way, or STUN (first byte 0 to 3): the rules decide.
+                    flow = self._byways.from_client(
+                        bytes(view[offset : offset + length]), ClientAddress(client), index, self._wall
                     )
                     if flow is None:
                         continue
                 else:
                     flow.client_seen = now
+                total += length
                 route = flow.route
                 size = route.size + frame_length + length
                 if size <= MAX_DATAGRAM and route.size:
-                    pack(view, offset - frame_length, flow.frame_header, length)
+                    pack(view, offset - frame_length, family, client, length)
                     route.spans += (base + offset - frame_length, frame_length + length)
                     route.size = size
                     continue
-                pack_first(view, offset - first_length, route.header, flow.frame_header, length)
+                pack_first(view, offset - first_length, route.header, family, client, length)
                 if route.size:
                     datagrams.append((route.name, route.spans))
-                    total += route.size
                 else:
                     touched.append(route)
                 route.spans = [base + offset - first_length, first_length + length]
@@ -219,20 +221,35 @@ class DataPlane:
                 self._failed(error)
         for route in touched:
             datagrams.append((route.name, route.spans))
-            total += route.size
             route.size = 0
+            if route.dead:
+                datagrams = self._byways.without_dead(route, datagrams)
         self._link.send_gathered(datagrams)
-        self._counts["client_packets"] += count
-        self._counts["link_bytes_out"] += total
-        self._counts["link_datagrams_out"] += len(datagrams)
+        self._count_uplink(sock, count, total, datagrams)
+
+    def _count_uplink(
+        self, sock: UdpSocket, count: int, payload: int, datagrams: list[tuple[bytes, list[int]]]
+    ) -> None:
+        counts = self.counts
+        totals = counts.totals
+        totals["client_packets"] += count
+        totals["client_bytes"] += payload
+        totals["link_datagrams_out"] += len(datagrams)
+        counts.batch.observe(count)
+        for _, spans in datagrams:
+            totals["link_bytes_out"] += sum(spans[1::2])
+            counts.bundle.observe(len(spans) // 2)
+        if (stamp := sock.stamp()) is not None:
+            counts.waited.observe(time.time() - stamp)
 
     def _serve_link(self) -> None:
         """From transceivers to clients."""
         link = self._link
         count = link.receive()
         if not count:
+            self._byways.take_refused(self._coarse)
             return
-        now = time.monotonic()
+        now = self._coarse
         routes, view = self._core.routes, self._arena.view
         for offset, (port, ip), (length,) in zip(
             self._arena.offsets, link.names(count), link.lengths(count), strict=False
@@ -241,43 +258,76 @@ class DataPlane:
                 route = routes.by_address.get(ip + port)
                 if route is None:
                     self._core.drops["link_stranger"] += 1
-                elif not routes.accepts(route, _HEADER.unpack_from(view, offset)[0]):
-                    self._core.drops["link_header"] += 1
-                else:
+                    continue
+                (header,) = _HEADER.unpack_from(view, offset)
+                if header == route.peer_header:
                     self._fan_out(route, offset + LINK_HEADER_LENGTH, offset + length, now)
+                else:
+                    self._examine(route, header, offset, length, now)
             except Exception as error:  # one datagram never ends the batch
                 self._failed(error)
-        for sock, entries in zip(self._public, self._outgoing, strict=True):
-            if entries:
+        outgoing = self._ways_out.outgoing
+        sent = 0
+        for index, sock in enumerate(self._public):
+            if entries := outgoing[index]:
                 sock.send_each(entries)
-                self._counts["transceiver_packets"] += len(entries) // 3
+                sent += len(entries) // 5
+                self.counts.totals["transceiver_bytes"] += sum(entries[4::5])  # type: ignore[arg-type]
                 entries.clear()
-        self._counts["link_datagrams_in"] += count
+        self.counts.totals["transceiver_packets"] += sent
+        self.counts.totals["link_datagrams_in"] += count
+        self.counts.batch.observe(count)
+        if len(outgoing) > len(self._public) + 1:
+            self._byways.flush_relays(view, self._arena.base)
+        if (stamp := link.stamp()) is not None:
+            self.counts.waited.observe(time.time() - stamp)
+
+    def _examine(self, route: Route, header: bytes, offset: int, length: int, now: float) -> None:
+        """A link datagram with a header that is not the usual one of its sender."""
+        if length < LINK_HEADER_LENGTH or not self._core.routes.genuine(route, header):
+            self._core.drops["link_header"] += 1
+            return
+        route.dead = False
+        version, hops = header[0] >> 4, header[0] & 15
+        if version == DATA and hops == 0:
+            route.peer_header = header
+            self._fan_out(route, offset + LINK_HEADER_LENGTH, offset + length, now)
+        elif version == DATA and hops == 1 and route.back is not None:
+            self._byways.from_relay(route, bytes(self._arena.view[offset : offset + length]), self._wall)
+        elif version == CONTROL:
+            self._byways.control(route, bytes(self._arena.view[offset : offset + length]))
+        else:
+            self._core.drops["hop_limit"] += 1
 
     def _fan_out(self, route: Route, position: int, end: int, now: float) -> None:
         """Queue the frames of one link datagram, which lies from `position` to `end`, for their clients."""
-        core, view, base, outgoing = self._core, self._arena.view, self._arena.base, self._outgoing
+        core, view, base, outgoing = self._core, self._arena.view, self._arena.base, self._ways_out.outgoing
         flow_of = core.flows.get
         if position >= end:
             core.drops["link_frame"] += 1
         while position < end:
             # A header that reaches beyond the end reads what lies behind it: then `stop` is beyond the
             # end too.
-            if view[position] == 4:
-                client, length = _CLIENT4.unpack_from(view, position)
+            family = view[position]
+            if family == 4:
+                ip, port, length = _CLIENT4(view, position)
                 position += IPV4_FRAME_HEADER_LENGTH
-            elif view[position] == 6:
-                client, length = _CLIENT6.unpack_from(view, position)
+            elif family == 6:
+                ip, port, length = _CLIENT6(view, position)
                 position += IPV6_FRAME_HEADER_LENGTH
             else:
-                core.drops["link_frame"] += 1
-                return
+                position = self._byways.to_tcp(route, view, position, end)
+                if position < 0:
+                    core.drops["link_frame"] += 1
+                    return
+                continue
             stop = position + length
             if stop > end:
                 core.drops["link_frame"] += 1
                 return
+            client = ip + port
             if not length:
-                core.release(route, client)
+                self._byways.release(route, client)
                 continue
             flow = flow_of(client)
             if flow is None or flow.route is not route or not flow.settled:
@@ -286,8 +336,17 @@ class DataPlane:
                 flow.transceiver_seen = now
             if flow is not None:
                 entries = outgoing[flow.port]
-                entries += (flow.name, base + position, length)
+                entries += (FAMILY4 if family == 4 else FAMILY6, port, ip, base + position, length)
             position = stop
+
+    def _serve_streams(self) -> None:
+        assert self._streams is not None, "registered only when there are streams"
+        self._byways.serve_streams(self._wall)
+
+    def _take_posted(self) -> None:
+        os.read(self._wake_reader, 4096)
+        while self._posted:
+            self._byways.answered(self._posted.popleft(), time.monotonic())
 
     def _failed(self, error: Exception) -> None:
         self._core.drops["internal_error"] += 1

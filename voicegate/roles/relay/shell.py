@@ -21,8 +21,11 @@ from voicegate.net.udp import Arena, Batching, UdpSocket, open_udp, uses_mmsg
 from voicegate.proto.address import join_host_port, pack_address, parse_ip, split_host_port
 from voicegate.proto.link import HOUR
 from voicegate.roles.context import RoleContext
+from voicegate.roles.relay.byways import Directory
 from voicegate.roles.relay.core import RelayCore
+from voicegate.roles.relay.counts import HELP
 from voicegate.roles.relay.dataplane import DataPlane
+from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.routes import RouteTable
 
 SWITCH_SECONDS = 0.0005
@@ -62,8 +65,17 @@ async def run(
             stack.callback(public[-1].close)
         cpu = _cpu(config.relay.pin_cpu)
         core = _make_core(config, context, link, public)
+        boot = time.time_ns() // 1_000_000
         plane = DataPlane(
-            core, public, link, arena, records=lambda: context.registry.records, report=_report_failure
+            core,
+            public,
+            link,
+            arena,
+            streams=None,
+            hellos=Hellos(config.relay.ingress or config.relay.listen[0], boot),
+            directory=lambda: Directory(context.registry.records, {}),
+            report=_report_failure,
+            asked=lambda: None,
         )
         stack.callback(plane.close)
         stack.callback(metrics.expose(lambda: _samples(core, plane, public, link)))
@@ -134,6 +146,7 @@ def _make_core(
             allowed_networks=config.relay.allowed_networks,
             name_of=socket_name,
             hour=int(time.time() // HOUR),
+            first_sink=len(public) + 1,
         )
     except ValueError as error:
         raise ConfigError(
@@ -198,7 +211,7 @@ def _samples(
 ) -> Iterator[metrics.Sample]:
     prefix = "voicegate_relay_"
     for name, value in plane.statistics().items():
-        yield metrics.Sample(f"{prefix}{name}_total", "counter", _HELP[name], {}, value)
+        yield metrics.Sample(f"{prefix}{name}_total", "counter", HELP[name], {}, value)
     for state, flows in core.statistics().items():
         yield metrics.Sample(f"{prefix}flows", "gauge", "Flows by state.", {"state": state}, flows)
     yield metrics.Sample(
@@ -206,7 +219,7 @@ def _samples(
     )
     for name, help, counter in (
         ("drops", "Packets and frames dropped, by reason.", core.drops),
-        ("flows_ended", "Flows that ended, by reason.", core.evicted),
+        ("flows_ended", "Flows that ended, by reason.", core.table.evicted),
         ("socket_drops", "Datagrams the sockets could not take or give.", _sum(link, *public)),
     ):
         # A copy of a dict is one step of the interpreter: the data plane cannot change it under way.
@@ -220,12 +233,3 @@ def _sum(*sockets: UdpSocket) -> dict[str, int]:
         for reason, count in sock.statistics().items():
             total[reason] = total.get(reason, 0) + count
     return total
-
-
-_HELP = {
-    "client_packets": "Datagrams received from clients.",
-    "transceiver_packets": "Datagrams sent to clients.",
-    "link_bytes_out": "Bytes sent to transceivers, link headers included.",
-    "link_datagrams_out": "Link datagrams sent; each carries one or more client packets.",
-    "link_datagrams_in": "Link datagrams received.",
-}

@@ -13,6 +13,7 @@ import trio
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.proto import realtime
 from voicegate.proto.allocate import AllocateReply, AllocateRequest
+from voicegate.proto.keys import ClusterKeys
 
 ATTEMPT_SECONDS = 2.0
 """Allocating takes about a millisecond. Two tries stay well within the 5 s that a caller is made to wait at
@@ -39,12 +40,8 @@ class Refused:
 class ControlClient:
     """Pooled connections to all transceivers. An async context manager; close it to close them."""
 
-    def __init__(self, token: str) -> None:
-        self._bearer = [("Authorization", f"Bearer {token}")]
-        self._headers = [
-            (b"authorization", f"Bearer {token}".encode()),
-            (b"content-type", b"application/json"),
-        ]
+    def __init__(self, keys: ClusterKeys) -> None:
+        self._keys = keys
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=MAX_CONNECTIONS, max_keepalive_connections=64, keepalive_expiry=KEEP_SECONDS
         )
@@ -82,7 +79,7 @@ class ControlClient:
         url = f"ws://{control}/calls/{call_id}/events?{urlencode({'owner': owner})}"
         try:
             with trio.fail_after(ATTEMPT_SECONDS):
-                return await WebSocket.open(url, self._bearer, max_message=MAX_EVENT)
+                return await WebSocket.open(url, [("Authorization", self._bearer())], max_message=MAX_EVENT)
         except AgentLost as error:
             if error.status == 404:
                 return None
@@ -97,7 +94,7 @@ class ControlClient:
                 return await self._pool.request(
                     method,
                     f"http://{control}{path}",
-                    headers=self._headers,
+                    headers=[("authorization", self._bearer()), ("content-type", "application/json")],
                     content=body,
                     extensions={"timeout": timeouts},
                 )
@@ -111,6 +108,9 @@ class ControlClient:
             OSError,
         ) as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+    def _bearer(self) -> str:
+        return f"Bearer {self._keys.control_token}"  # of this moment: keys rotate
 
 
 def _refused(response: httpcore.Response) -> Refused:

@@ -15,6 +15,7 @@ from voicegate.proto.sctp.handshake import ENTROPY as SCTP_ENTROPY
 from voicegate.proto.sdp import Direction, parse_offer_untrusted
 from voicegate.proto.sdp_answer import AnswerParameters, build_answer
 from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
+from voicegate.proto.ticket import GRACE_SECONDS
 from voicegate.roles.transceiver.audio import CallAudio
 from voicegate.roles.transceiver.call import Call, CallLimits
 from voicegate.roles.transceiver.channel import ChannelParameters
@@ -24,9 +25,6 @@ from voicegate.roles.transceiver.outbox import Audience, Filters
 
 ENTROPY_LENGTH: Final = 42 + SCTP_ENTROPY
 """Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
-
-TICKET_GRACE_SECONDS: Final = 300.0
-"""A ticket outlives the longest call, so that a restarted relay can still open it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Wishes:
 
     sdp: str
     candidates: tuple[str, ...]
-    """`host:port`, as they go into the answer."""
+    """`host:port` or `host:port/tcp`, as they go into the answer; checked already."""
     session: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the agent's dialler asks for."""
     dcid: int | None = None
@@ -73,7 +71,7 @@ def make_call(
     """A call and the SDP answer that invites to it. Raises BadOffer."""
     assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
     offer = parse_offer_untrusted(wishes.sdp)
-    expires = now + wall_offset + limits.max_seconds + TICKET_GRACE_SECONDS
+    expires = now + wall_offset + limits.max_seconds + GRACE_SECONDS
     ufrag = keys.tickets.mint(identity.cluster, identity.transceiver, expires, entropy[0:5])
     password = keys.tickets.password(ufrag.encode())
     parameters = AnswerParameters(

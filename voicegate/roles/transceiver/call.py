@@ -5,8 +5,9 @@ unprotected by SRTP, to `CallAudio`. What leaves comes out of `poll_transmit`; w
 of `poll_event`; the microphone's PCM out of `poll_audio`.
 
 Who is believed: a client address counts once a check from it carried our password (`IceLite`). No DTLS leaves
-before that, and media goes to the address of the handshake until a packet that SRTP authenticated comes from
-another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice hammer).
+before that, and media goes to the address of the handshake until a packet that SRTP or DTLS authenticated
+comes from another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice
+hammer).
 
 A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED, by way of
 CLOSING where a data channel is to be closed first. It ends once, for the first `EndReason` that happens;
@@ -46,6 +47,14 @@ class CallState(Enum):
     ACTIVE = "active"
     CLOSING = "closing"
     ENDED = "ended"
+
+
+class Proof(Enum):
+    """What a packet of the client's proves, and so what may be learned from where it came."""
+
+    NONE = "nothing: dropped, or of a handshake that is not done"
+    REPEATED = "a valid check that was seen before: from anybody who can see the client's packets"
+    NEW = "a check, SRTP packet or DTLS record that was not seen before: from the client"
 
 
 class EndReason(Enum):
@@ -133,13 +142,13 @@ class Call:
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[CallEvent] = deque()
 
-    def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> bool:
-        """Take one datagram of the client; True when it was authenticated, so that its path may be believed.
+    def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> Proof:
+        """Take one datagram of the client, and say what it proves.
 
         Raises BadPacket for what is dropped, after counting it.
         """
         if self.state is CallState.ENDED:
-            return False
+            return Proof.NONE
         try:
             match kind(data[0]) if data else None:
                 case Kind.RTP:
@@ -308,14 +317,15 @@ class Call:
 
     # Inputs, one per kind of packet
 
-    def _receive_stun(self, data: bytes, client: ClientAddress, now: float) -> bool:
-        self._ice.receive_datagram(data, client, now)
-        self._note_authentic(client, now)
+    def _receive_stun(self, data: bytes, client: ClientAddress, now: float) -> Proof:
+        new = self._ice.receive_datagram(data, client, now)
+        if new:
+            self._note_authentic(client, now)
         while (reply := self._ice.poll_transmit()) is not None:
             self._transmit(*reply)
         while self._ice.poll_event() is not None:
             self._client_checked(client, now)
-        return True
+        return Proof.NEW if new else Proof.REPEATED
 
     def _client_checked(self, client: ClientAddress, now: float) -> None:
         """A check from a new address, or the first that nominates one."""
@@ -331,23 +341,23 @@ class Call:
             self._dtls = DtlsEndpoint(certificate, active=active, remote_fingerprints=fingerprints, now=now)
             self._drain_dtls(now)
 
-    def _receive_dtls(self, data: bytes, client: ClientAddress, now: float) -> bool:
+    def _receive_dtls(self, data: bytes, client: ClientAddress, now: float) -> Proof:
         if self._dtls is None or client not in self._ice.validated:
             raise BadPacket("dtls_unvalidated_address")
         self._dtls.receive_datagram(data, now)
         if self.state is CallState.CONNECTING:
             self._send_to(client)
-        else:
-            # Authentic or a repetition of what was: enough to say that the client lives, not where.
-            self._note_authentic(client, now)
-        self._drain_dtls(now)
-        return False
+            self._drain_dtls(now)
+            return Proof.NONE
+        # Authentic or a repetition of what was: enough to say that the client lives, not where.
+        self._note_authentic(client, now)
+        return Proof.NEW if self._drain_dtls(now, sender=client) else Proof.NONE
 
-    def _receive_srtp(self, data: bytes, client: ClientAddress, now: float) -> bool:
+    def _receive_srtp(self, data: bytes, client: ClientAddress, now: float) -> Proof:
         if self._srtp is None:
             raise BadPacket("srtp_before_handshake")
         if self.state is CallState.CLOSING:
-            return False
+            return Proof.NONE
         if client not in self._ice.validated:
             raise BadPacket("srtp_unvalidated_address")
         if is_rtcp(data):
@@ -360,7 +370,7 @@ class Call:
             self._authenticated_from(client, now)
             self.milestones.setdefault("first_packet_in", now)
             self.audio.receive_rtp(plain, now)
-        return True
+        return Proof.NEW
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
         if client != self.client:
@@ -378,8 +388,12 @@ class Call:
 
     # Outputs
 
-    def _drain_dtls(self, now: float) -> None:
+    def _drain_dtls(self, now: float, *, sender: ClientAddress | None = None) -> bool:
+        """Act on what DTLS brought. True when that was data from `sender`: OpenSSL takes each record once
+        (RFC 6347 section 4.1.2.6), so it came from the client. Unlike SRTP, it shows the way of a client that
+        has a data channel and says nothing."""
         assert self._dtls is not None, "drained only where it exists"
+        proven = False
         self._drain_dtls_transmits()
         while self._dtls is not None and (event := self._dtls.poll_event()) is not None:
             if isinstance(event, DtlsConnected) and self.ended is not None:
@@ -393,9 +407,13 @@ class Call:
                 self._drain_audio()
                 self._open_channel(event.active, now)
             elif isinstance(event, DtlsData):
+                if sender is not None:
+                    proven = True
+                    self._authenticated_from(sender, now)
                 self._receive_sctp(event.data, now)
             elif isinstance(event, DtlsClosed):
                 self._close_for_dtls(event.reason, now)
+        return proven
 
     def _open_channel(self, dtls_client: bool, now: float) -> None:
         if self._channel_parameters is not None:

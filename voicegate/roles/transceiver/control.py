@@ -1,6 +1,7 @@
 """The transceiver's internal HTTP: signaling allocates, asks after and ends calls here.
 
     POST   /calls                    see `AllocateRequest`; 201 {"call_id", "sdp", "calls", "capacity"}
+                                     | 4xx | 503
     GET    /calls/{call_id}          200 the call's status, also for a minute after its end | 404
     DELETE /calls/{call_id}          200 | 404
     WebSocket /calls/{call_id}/events?owner=...
@@ -12,7 +13,7 @@ signaling can pass them on as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
@@ -21,6 +22,7 @@ import trio
 
 from voicegate.net.http import Handler, Request, Response, SocketHandler, error_body, error_response
 from voicegate.net.websocket import NORMAL, ServerSocket, SocketClosed
+from voicegate.proto.address import split_public
 from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.proto.errors import BadOffer
 from voicegate.roles.transceiver.core import Overloaded
@@ -55,6 +57,8 @@ def routes(
             wanted = msgspec.json.decode(request.body, type=AllocateRequest)
         except msgspec.DecodeError as error:  # ValidationError is one of these
             return error_response(400, "invalid_request", str(error))
+        if (problem := _candidates_problem(wanted.candidates)) is not None:
+            return error_response(400, "invalid_candidates", problem, "candidates")
         try:
             return Response(201, msgspec.json.encode(allocate(wanted)))
         except BadOffer as error:
@@ -110,6 +114,18 @@ async def _carry(socket: ServerSocket, port: SidebandPort) -> None:
             pass
         nursery.cancel_scope.cancel()
     await socket.close(port.code, port.reason)
+
+
+def _candidates_problem(candidates: Sequence[str]) -> str | None:
+    """What is wrong with the public addresses that signaling wants in an answer."""
+    if not candidates:
+        return "There is no candidate; an answer without one can be reached by nobody."
+    for candidate in candidates:
+        try:
+            split_public(candidate)
+        except ValueError as error:
+            return f"A candidate is host:port, or host:port/tcp: {error}."
+    return None
 
 
 _NOT_FOUND = error_body(404, "call_not_found", "There is no such call here; it may have ended.", "call_id")

@@ -1,11 +1,10 @@
 """The transceiver's core: every call of one worker, one link socket, one timer wheel. Pure.
 
-    link datagram ─► LinkGuard ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
-    Call ─► frames, gathered per relay ─► link datagrams
+    link datagram ─► Relays ─► frames ─► call by ticket (STUN) or by client address (all else) ─► Call
+    Call ─► Paths: by which relay ─► Relays ─► link datagrams
     Entry ─► microphone and events for the agent, events for sidebands ─► the shell
 
-A call's output goes to the relay that last brought an *authenticated* packet of that client address, so a
-client that a re-hash moves to another relay heals in one packet.
+What may move a reply to another relay is in `paths`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
@@ -31,23 +31,20 @@ from voicegate.roles.transceiver.call import (
     Connected,
     Ended,
     EndReason,
+    Proof,
 )
 from voicegate.roles.transceiver.entry import Entry, Upstream
 from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.paths import Paths
+from voicegate.roles.transceiver.relays import Relays
 
 MAX_REMEMBERED = 256
 """Ended calls whose status can still be asked for: the page polls once a second and needs it once."""
 
 REMEMBER_SECONDS = 60.0
 
-MAX_PATHS = 8
-"""Client addresses of one call, as `IceLite` keeps: host, VPN and cellular interfaces with room to roam."""
-
 MAX_FAILURES = 16
 """Exceptions kept for the log; a bug that strikes more often than it is read shows itself by its first."""
-
-TAKEOVER_SECONDS = 5.0
-"""A client address passes to another call only when its call was silent this long: the relay's own rule."""
 
 
 class Overloaded(Exception):
@@ -78,16 +75,14 @@ class TransceiverCore:
         self.wall_offset = wall_offset
         """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
-        self._keys = keys
-        self._certificate = certificate
-        self._limits = limits
-        self._random = random
-        self._guard = link.LinkGuard(keys.link, f"{identity.link}#{identity.boot}")
+        self._make_call = partial(
+            make_call, identity=identity, keys=keys, certificate=certificate, limits=limits, random=random
+        )
+        self._paths = Paths(self.drops)
+        self._relays = Relays(identity, keys, self._paths, drops=self.drops, totals=self.totals)
         self._calls: dict[str, Entry] = {}
         self._by_ufrag: dict[bytes, Entry] = {}
-        self._by_client: dict[ClientAddress, Entry] = {}
         self._wheel: list[tuple[float, int, Entry]] = []
-        self._outbound: dict[str, list[tuple[ClientAddress, bytes]]] = {}
         self._upstream: deque[Upstream] = deque()
         self._sidebands: deque[tuple[str, bytes]] = deque()
         self._events: deque[tuple[str, CallEvent]] = deque()
@@ -103,17 +98,8 @@ class TransceiverCore:
         """
         if len(self._calls) >= self.max_calls:
             raise Overloaded
-        entry, answer = make_call(
-            wishes,
-            identity=self.identity,
-            keys=self._keys,
-            certificate=self._certificate,
-            limits=self._limits,
-            entropy=entropy,
-            random=self._random,
-            now=now,
-            wall_offset=self.wall_offset,
-            serial=self.totals["calls"],
+        entry, answer = self._make_call(
+            wishes, entropy=entropy, now=now, wall_offset=self.wall_offset, serial=self.totals["calls"]
         )
         self.totals["calls"] += 1
         self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
@@ -206,12 +192,8 @@ class TransceiverCore:
     def receive_datagram(self, datagram: bytes, relay: str, now: float) -> None:
         """Take one link datagram that came from `relay` (`ip:port`). Never raises: bad ones are counted."""
         self.totals["link_datagrams_in"] += 1
-        hour = int((now + self.wall_offset) // 3600)
-        if not self._guard.accepts(relay, datagram[: link.LINK_HEADER_LENGTH], hour):
-            self.drops["link_stranger"] += 1
-            return
         try:
-            frames = link.parse_frames_untrusted(datagram)
+            frames = self._relays.receive_untrusted(datagram, relay, self._hour(now), now)
         except BadPacket as error:
             self.drops[error.reason] += 1
             return
@@ -243,17 +225,7 @@ class TransceiverCore:
 
     def poll_transmits(self, now: float) -> list[tuple[str, bytes]]:
         """All link datagrams that are ready, as (relay, datagram): frames bundled per relay."""
-        if not self._outbound:
-            return []
-        hour = int((now + self.wall_offset) // 3600)
-        datagrams: list[tuple[str, bytes]] = []
-        for relay, frames in self._outbound.items():
-            self.totals["frames_out"] += len(frames)
-            header = self._link_header(relay, hour)
-            datagrams.extend((relay, datagram) for datagram in link.pack_frames(header, frames))
-        self.totals["link_datagrams_out"] += len(datagrams)
-        self._outbound = {}
-        return datagrams
+        return self._relays.poll_transmits(self._hour(now))
 
     def poll_upstream(self) -> Upstream | None:
         """The next thing for an agent."""
@@ -295,7 +267,7 @@ class TransceiverCore:
             if entry is None:
                 self.drops["unknown_ticket"] += 1
             return entry
-        entry = self._by_client.get(client)
+        entry = self._paths.owner(client)
         if entry is None:
             self.drops["unknown_client"] += 1
         return entry
@@ -304,32 +276,11 @@ class TransceiverCore:
         self, entry: Entry, data: bytes, client: ClientAddress, relay: str, now: float
     ) -> None:
         try:
-            authenticated = entry.call.receive_datagram(data, client, now)
+            proof = entry.call.receive_datagram(data, client, now)
         except BadPacket:
-            authenticated = False  # counted by the call
-        if authenticated and (entry.paths.get(client) != relay or self._by_client.get(client) is not entry):
-            self._learn_path(entry, client, relay, now)
+            proof = Proof.NONE  # counted by the call
+        self._paths.learn(entry, client, relay, proof, now)
         self._drain(entry, now)
-
-    def _learn_path(self, entry: Entry, client: ClientAddress, relay: str, now: float) -> None:
-        owner = self._by_client.get(client)
-        if (
-            owner is not None
-            and owner is not entry
-            and owner.call.client == client
-            and owner.call.silent_for(now) < TAKEOVER_SECONDS
-        ):
-            # Integrity does not cover the source address: the holder of one valid ticket could spoof another
-            # client's and take its media away. An address that its owner only ever checked from is not kept.
-            self.drops["client_taken"] += 1
-            return
-        if client not in entry.paths and len(entry.paths) >= MAX_PATHS:
-            stalest = next(path for path in entry.paths if path != entry.call.client)
-            del entry.paths[stalest]
-            if self._by_client.get(stalest) is entry:
-                del self._by_client[stalest]
-        entry.paths[client] = relay
-        self._by_client[client] = entry
 
     def _drain(self, entry: Entry, now: float) -> None:
         call = entry.call
@@ -352,7 +303,7 @@ class TransceiverCore:
             if relay is None:
                 self.drops["no_path"] += 1
                 continue
-            self._outbound.setdefault(relay, []).append(transmit)
+            self._relays.send(relay, *transmit)
 
     def _contain(self, entry: Entry, error: Exception, now: float) -> None:
         """A bug met by one call ends that call and no other."""
@@ -376,11 +327,9 @@ class TransceiverCore:
         call_id = entry.call.call_id
         del self._calls[call_id]
         del self._by_ufrag[entry.ufrag]
-        for client, relay in entry.paths.items():
-            if self._by_client.get(client) is entry:
-                del self._by_client[client]
-                # The release of proto.link: after what was said on this path, in the same bundle.
-                self._outbound.setdefault(relay, []).append((client, b""))
+        for client, relay in self._paths.forget(entry):
+            # The release of proto.link: after what was said on this path, in the same bundle.
+            self._relays.send(relay, client, b"")
         entry.armed = None
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1
@@ -395,9 +344,8 @@ class TransceiverCore:
                 return
             del self._remembered[call_id]
 
-    def _link_header(self, relay: str, hour: int) -> bytes:
-        key_id = self._keys.link_id
-        return link.link_header(self._keys.link[key_id], key_id, self.identity.link, relay, hour)
+    def _hour(self, now: float) -> int:
+        return int((now + self.wall_offset) // link.HOUR)
 
 
 def _status(entry: Entry) -> dict[str, object]:
