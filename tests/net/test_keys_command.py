@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.net.test_registry import RedisServer, server
+from tests.support.redis_server import RedisServer
 from voicegate.config import RegistryConfig
 from voicegate.keyfile import read_key_file
 from voicegate.keys_command import main
@@ -23,8 +23,6 @@ from voicegate.net.key_notes import KeyNotes
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import RegistryError, RelayRecord, SignalingRecord, TransceiverRecord
 from voicegate.proto.keys import ClusterKeys
-
-__all__ = ["server"]  # the fixture
 
 pytestmark = pytest.mark.anyio
 A, B = "0:" + "a" * 32, "1:" + "b" * 32
