@@ -3,6 +3,7 @@
 # make check    format, lint, spelling, types, import contracts
 # make test     check, then every test (what .ci/run calls)
 # make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events through the cluster
+# make bench-relay  the relay beside a Go relay, a C forwarder and coturn: CPU per packet, latency, memory per flow
 # make clean    remove the virtual environment and the caches
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ PY := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run cluster check test unit bench clean system-test system-cluster
+.PHONY: help run cluster check test unit bench bench-relay clean system-test system-cluster system-bench-relay
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -72,11 +73,18 @@ bench: .venv/.dev system-test
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_setup
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_events
 
+# Anything else that works on this machine meanwhile is in the figures.
+bench-relay: .venv/.run system-bench-relay
+	@$(PY) -m bench.relay.run $(BENCH)
+
 system-test:
 	@bash tests/support/system_packages chromium espeak-ng redis-server nodejs npm
 
 system-cluster:
 	@bash tests/support/system_packages redis-server
+
+system-bench-relay:
+	@bash tests/support/system_packages gcc golang coturn
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -41,6 +41,21 @@ def redis_problem(text: str) -> str | None:
     return None
 
 
+def geoip_problem(path: str) -> str | None:
+    """Open the database as signaling will."""
+    try:
+        import maxminddb
+    except ImportError:
+        return "needs the package maxminddb: pip install 'voicegate[geoip]'"
+    try:
+        maxminddb.open_database(path).close()
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror or error}"
+    except (maxminddb.InvalidDatabaseError, ValueError):
+        return f"{path} is not a MaxMind database"
+    return None
+
+
 def pair_problem(certificate: str, private_key: str) -> str | None:
     """Load the two as the server will. OpenSSL does not say which file it means, so each is looked at."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from voicegate.checks import pair_problem, redis_problem
+from voicegate.checks import geoip_problem, pair_problem, redis_problem
 from voicegate.config import (
     ROLES,
     AgentConfig,
@@ -209,6 +209,17 @@ def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
         yield "signaling.api_keys: a key must be of ASCII letters, digits and signs, without spaces"
     for address in signaling.advertise:
         yield from _check_public("signaling.advertise", address, concrete=True)
+    yield from _check_steering(signaling)
+    yield from _check_certificate(signaling)
+    for origin in signaling.allowed_origins:
+        if origin != "*" and not origin.startswith(("http://", "https://")):
+            yield f"signaling.allowed_origins: {origin!r} is neither * nor like https://example.com"
+    for key in ("max_setups", "max_websockets"):
+        if getattr(signaling, key) < 1:
+            yield f"signaling.{key} must be at least 1"
+
+
+def _check_steering(signaling: SignalingConfig) -> Iterator[str]:
     for cluster in signaling.clusters:
         if not 0 <= cluster < _CLUSTER_LIMIT:
             yield f"signaling.clusters: {cluster} is not from 0 to {_CLUSTER_LIMIT - 1}"
@@ -219,13 +230,8 @@ def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
             yield f"signaling.trusted_proxies: {error}"
     if len(signaling.location_headers) not in (0, 2):
         yield "signaling.location_headers: name two, for latitude and longitude, or none"
-    yield from _check_certificate(signaling)
-    for origin in signaling.allowed_origins:
-        if origin != "*" and not origin.startswith(("http://", "https://")):
-            yield f"signaling.allowed_origins: {origin!r} is neither * nor like https://example.com"
-    for key in ("max_setups", "max_websockets"):
-        if getattr(signaling, key) < 1:
-            yield f"signaling.{key} must be at least 1"
+    if signaling.geoip_database and (problem := geoip_problem(signaling.geoip_database)):
+        yield f"signaling.geoip_database {problem}"
 
 
 def _check_key_tables(signaling: SignalingConfig) -> Iterator[str]:

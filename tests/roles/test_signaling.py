@@ -38,6 +38,7 @@ class Transceiver:
 
     id: int
     capacity: int = 10
+    cluster: int = 1
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     delay: float = 0.0
 
@@ -50,7 +51,7 @@ class Transceiver:
             )
         if len(self.calls) >= self.capacity:
             return error_response(503, "overloaded", "full")
-        call_id = mint_call_id(KEYS.seal, 1, self.id, len(self.calls).to_bytes(8, "big"))
+        call_id = mint_call_id(KEYS.seal, self.cluster, self.id, len(self.calls).to_bytes(8, "big"))
         self.calls[call_id] = asked
         answer = {
             "call_id": call_id,
@@ -100,14 +101,21 @@ class Gate:
 
 
 @asynccontextmanager
-async def gate(*transceivers: Transceiver, keys: ClusterKeys = KEYS, **settings: Any) -> AsyncIterator[Gate]:
-    registry = MemoryRegistry()
+async def gate(
+    *transceivers: Transceiver,
+    keys: ClusterKeys = KEYS,
+    registry: MemoryRegistry | None = None,
+    **settings: Any,
+) -> AsyncIterator[Gate]:
+    registry = registry or MemoryRegistry()
     config = Config(signaling=SignalingConfig(listen="127.0.0.1:0", **settings))
     key = settings.get("api_keys", ("",))[0]
     async with httpcore.AsyncConnectionPool() as pool, trio.open_nursery() as nursery:
         for transceiver in transceivers:
             control = (await nursery.start(serve_http, transceiver.app(), "127.0.0.1:0"))[0]
-            await registry.register(record(transceiver.id, control, transceiver.capacity))
+            await registry.register(
+                record(transceiver.id, control, transceiver.capacity, cluster=transceiver.cluster)
+            )
         url = await nursery.start(partial(run, config, RoleContext(keys, registry)))
         yield Gate(url.rstrip("/"), registry, pool, key)
         nursery.cancel_scope.cancel()
@@ -125,9 +133,9 @@ async def raw(at: Gate, request: str) -> bytes:
     return received
 
 
-def record(id: int, control: str, capacity: int = 10, calls: int = 0) -> TransceiverRecord:
+def record(id: int, control: str, capacity: int = 10, calls: int = 0, cluster: int = 1) -> TransceiverRecord:
     return TransceiverRecord(
-        id=id, cluster=1, link="127.0.0.1:1", control=control, boot="b", capacity=capacity, calls=calls
+        id=id, cluster=cluster, link="127.0.0.1:1", control=control, boot="b", capacity=capacity, calls=calls
     )
 
 

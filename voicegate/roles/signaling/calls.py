@@ -6,7 +6,6 @@ names the transceiver, an `ek_` key one that says what it is for, so any instanc
 
 from __future__ import annotations
 
-import random
 import secrets
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from voicegate import logs, metrics
 from voicegate.config import Config
 from voicegate.net.http import error_body
 from voicegate.net.registry import TransceiverRecord
-from voicegate.proto.allocate import AllocateReply, AllocateRequest
+from voicegate.proto.allocate import AllocateRequest
 from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.client_secret import ClientSecret, mint_client_secret
 from voicegate.proto.errors import BadOffer, BadPacket
@@ -29,6 +28,8 @@ from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling import core
 from voicegate.roles.signaling.control import ControlClient, Refused, Unreachable
 from voicegate.roles.signaling.keys import Caller, Denied, Key, KeyLimits
+from voicegate.roles.signaling.location import Locator
+from voicegate.roles.signaling.placement import NoPlace, Placement
 from voicegate.roles.signaling.sockets import REFUSAL_SECONDS
 
 CALLS = "/v1/realtime/calls"
@@ -45,15 +46,20 @@ class Signaling:
     """The handlers, and what they count. One per process. Quart's `g.caller` is whoever asks."""
 
     def __init__(
-        self, config: Config, context: RoleContext, control: ControlClient, limits: KeyLimits
+        self,
+        config: Config,
+        context: RoleContext,
+        control: ControlClient,
+        limits: KeyLimits,
+        locator: Locator,
     ) -> None:
-        self._config = config.signaling
+        self._max_setups = config.signaling.max_setups
         self._agent_model = config.agent.model
-        self._cluster = config.registry.cluster
         self._context = context
         self._control = control
         self._limits = limits
-        self._random = random.SystemRandom()
+        self._locator = locator
+        self._placement = Placement(config, context.registry, control)
         self._setups = 0
         self._results: Counter[str] = Counter()
         self._seconds = metrics.histogram(
@@ -61,15 +67,8 @@ class Signaling:
         )
 
     def not_ready(self) -> str | None:
-        """Why no call could be set up now. An old registry is no reason: calls are placed by what it last
-        said."""
-        registry = self._context.registry
-        records = [record for record in registry.records.values() if record.cluster == self._cluster]
-        if not records:
-            return registry.absence()
-        if all(record.draining for record in records):
-            return "every transceiver is draining"
-        return None
+        """Why no call could be set up now."""
+        return self._placement.not_ready()
 
     async def create_call(self) -> Response:
         caller: Caller = g.caller
@@ -81,7 +80,7 @@ class Signaling:
         except Denied as denied:
             self._results[denied.code] += 1
             return denied_answer(denied)
-        if self._setups >= self._config.max_setups:
+        if self._setups >= self._max_setups:
             self._results["too_many_setups"] += 1
             return busy_answer("Too many calls are being set up at this moment; try again.")
         self._setups += 1
@@ -94,7 +93,7 @@ class Signaling:
             self._setups -= 1
 
     def _call_request(self, caller: Caller, body: bytes) -> AllocateRequest:
-        """What to ask a transceiver for. Raises BadOffer, Denied."""
+        """What to ask a transceiver for, but for the candidates. Raises BadOffer, Denied."""
         offer = core.read_offer_untrusted(request.headers.get("Content-Type", ""), body)
         named = (offer.session or {}).get("model")
         model = caller.model(request.args.get("model", "") or (named if isinstance(named, str) else ""))
@@ -103,7 +102,7 @@ class Signaling:
             session = {**session, "model": model}
         return AllocateRequest(
             sdp=offer.sdp,
-            candidates=self._config.advertise,
+            candidates=(),
             model=model,
             session=session,
             dcid=core.read_stream_id_untrusted(request.args.get("dcid")),
@@ -122,13 +121,19 @@ class Signaling:
             return denied_answer(denied)
         call_id = ""
         try:
-            outcome = await self._place_call(wanted)
-            if isinstance(outcome, Response):
-                return outcome
+            client = self._locator.locate(request.remote_addr or "", request.headers.getlist)
+            outcome = await self._placement.place(wanted, client)
+            if isinstance(outcome, Refused):
+                self._results["refused"] += 1
+                return _passed_on(outcome)
             call_id = outcome.call_id
+            self._results["created"] += 1
             self._seconds.observe(trio.current_time() - began)
             location = {"Location": f"{CALLS}/{call_id}"}
             return Response(outcome.sdp, 201, location, content_type="application/sdp")
+        except NoPlace as error:
+            self._results[error.result] += 1
+            return busy_answer(str(error), error.code)
         finally:
             self._limits.end(key, call_id)
 
@@ -140,36 +145,6 @@ class Signaling:
         if self._limits.is_full(key):
             await self._forget_ended(key)
         self._limits.begin(key, trio.current_time())
-
-    async def _place_call(self, wanted: AllocateRequest) -> AllocateReply | Response:
-        if self.not_ready():
-            self._results["no_transceiver"] += 1
-            return busy_answer("No transceiver takes calls; signaling's /readyz says why.", "no_transceiver")
-        registry = self._context.registry
-        draw = self._random.getrandbits
-        unreachable = True
-        for record in core.place(registry.records.values(), self._cluster, draw(32), draw(32)):
-            try:
-                outcome = await self._control.allocate(record.control, wanted)
-            except Unreachable as error:
-                self._results["unreachable"] += 1
-                _log.warning("a transceiver does not answer", transceiver=record.id, error=str(error))
-                continue
-            unreachable = False
-            if isinstance(outcome, AllocateReply):
-                registry.observe_load_nowait(record.id, outcome.calls, outcome.capacity)
-                self._results["created"] += 1
-                _log.info("call set up", call=outcome.call_id, transceiver=record.id, key_id=wanted.key_id)
-                return outcome
-            if outcome.status != 503:
-                self._results["refused"] += 1
-                return _passed_on(outcome)
-            # Full sooner than the registry said; remember it until it says otherwise.
-            registry.observe_load_nowait(record.id, record.capacity, record.capacity)
-        if unreachable:
-            return busy_answer("No transceiver answers; the server's log has more.", "no_transceiver")
-        self._results["no_room"] += 1
-        return busy_answer("Every transceiver is full at this moment; try again.")
 
     async def _forget_ended(self, key: Key) -> None:
         """Calls end without a word to signaling, so a key at its limit has its calls asked after."""
@@ -265,8 +240,7 @@ class Signaling:
             cluster, transceiver = open_call_id_untrusted(self._context.keys.seal, call_id)
         except BadPacket:
             return None
-        record = self._context.registry.records.get(transceiver)
-        return record if record is not None and cluster == self._cluster else None
+        return self._context.registry.clusters.get(cluster, {}).get(transceiver)
 
     def samples(self) -> Iterable[metrics.Sample]:
         name = "voicegate_signaling_setups_total"
@@ -277,6 +251,15 @@ class Signaling:
         for number, value in self._context.registry.statistics().items():
             name = f"voicegate_signaling_registry_{number}"
             yield metrics.Sample(name, "gauge", "The registry as signaling sees it.", {}, value)
+        name = "voicegate_signaling_located_total"
+        for source, count in self._locator.sources.items():
+            yield metrics.Sample(
+                name, "counter", "Callers by what told their place.", {"source": source}, count
+            )
+        name = "voicegate_signaling_location_headers_ignored_total"
+        for reason, count in self._locator.ignored.items():
+            yield metrics.Sample(name, "counter", "Headers not believed.", {"reason": reason}, count)
+        yield from self._placement.samples()
 
 
 def error_answer(status: int, code: str, message: str, param: str | None = None) -> Response:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from functools import partial
 
 import trio
 
 from voicegate import logs, metrics
 from voicegate.agents.realtime import check_settings
+from voicegate.checks import geoip_problem
 from voicegate.config import Config, ConfigError
 from voicegate.net.http import serve_http
 from voicegate.net.listen import ListenError, listen_problem
@@ -18,7 +20,9 @@ from voicegate.roles.signaling.app import Door, make_app
 from voicegate.roles.signaling.calls import Signaling
 from voicegate.roles.signaling.control import ControlClient
 from voicegate.roles.signaling.keys import Key, KeyLimits, KeyRing, full_key
+from voicegate.roles.signaling.location import Address, Locator
 from voicegate.roles.signaling.sockets import Sockets
+from voicegate.roles.signaling.steering import Place
 
 _log = logs.get_logger(__name__)
 
@@ -26,14 +30,16 @@ _log = logs.get_logger(__name__)
 async def run(
     config: Config, context: RoleContext, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve until cancelled; started with the URL to open. ConfigError when the address is not free or
-    for an agent that cannot be dialled."""
+    """Serve until cancelled; started with the URL to open. ConfigError when the address is not free, for an
+    agent that cannot be dialled and a database of places that cannot be used."""
     settings = config.signaling
     check_settings(config.agent)
     door = Door(settings, KeyRing(_keys(config), context.keys.seal))
     limits = KeyLimits()
+    look_up = _look_up(settings.geoip_database)
+    locator = Locator(settings.trusted_proxies, settings.location_headers, look_up)
     async with ControlClient(context.keys) as control, trio.open_nursery() as nursery:
-        signaling = Signaling(config, context, control, limits)
+        signaling = Signaling(config, context, control, limits, locator)
         sockets = Sockets(
             config.agent,
             control,
@@ -67,6 +73,18 @@ async def run(
             sockets.close()
             for function in forget:
                 function()
+
+
+def _look_up(path: str) -> Callable[[Address], Place | None]:
+    """How to find an address in the database at `path`, if there is one."""
+    if not path:
+        return lambda address: None
+    if problem := geoip_problem(path):
+        raise ConfigError(f"signaling.geoip_database {problem}")
+    from voicegate.roles.signaling.geoip import GeoDatabase  # its package is optional
+
+    database = GeoDatabase(path, trio.current_time())
+    return lambda address: database.find(address, trio.current_time())
 
 
 def _keys(config: Config) -> list[Key]:
