@@ -254,6 +254,12 @@ def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], 
     assert SECRET not in " ".join(problems)
 
 
+def test_worker_processes_are_for_a_relay_by_itself() -> None:
+    config = msgspec.convert({"relay": {"workers": 2}}, type=Config)
+    assert "relay.workers is 2: processes are for a relay by itself" in " ".join(check(config, ROLES))
+    assert "relay.workers" not in " ".join(check(config, ["relay"]))
+
+
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
 def test_every_number_is_finite(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.toml"

@@ -26,6 +26,7 @@ from voicegate.keyfile import KeyFileError, configured_secrets, watch_key_file
 from voicegate.keys_command import main as keys_command
 from voicegate.keys_command import valid_seconds
 from voicegate.net.registry import RegistryError, open_registry
+from voicegate.net.zygote import Zygote, start_zygote
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext
 
@@ -57,12 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"voicegate: the configuration is usable for {whom}")
         return 0
     logs.configure(config.log)
+    zygote = _start_zygote(config, roles)
     try:
-        trio.run(_until_signalled, partial(_run_roles, config, roles))
+        trio.run(_until_signalled, partial(_run_roles, config, roles, zygote))
     except KeyboardInterrupt:
         return 0
     except BaseException as error:
         return _report(error)
+    finally:
+        if zygote is not None:
+            zygote.close()
     _log.info("stopped")
     return 0
 
@@ -84,6 +89,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _start_zygote(config: Config, roles: Sequence[Role]) -> Zygote | None:
+    """What a relay's workers are forked from, where it has any: before Trio runs and any thread is there."""
+    if tuple(roles) != ("relay",):
+        return None
+    from voicegate.roles.relay.process import worker_process
+    from voicegate.roles.relay.supervisor import worker_count
+
+    return start_zygote(worker_process(config)) if worker_count(config.relay) else None
+
+
 async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -97,10 +112,10 @@ async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
             await run()
 
 
-async def _run_roles(config: Config, roles: Sequence[Role]) -> None:
+async def _run_roles(config: Config, roles: Sequence[Role], zygote: Zygote | None) -> None:
     """Start the roles, back to front, and run until cancelled."""
     keys = ClusterKeys.parse(configured_secrets(config.keys) or (f"0:{secrets.token_hex(32)}",))
-    context = RoleContext(keys, open_registry(config, keys))
+    context = RoleContext(keys, open_registry(config, keys), zygote)
     async with trio.open_nursery() as nursery, _Stages(nursery) as stages:
         await stages.start(context.registry.run)
         if config.keys.file:

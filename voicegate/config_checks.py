@@ -6,6 +6,7 @@ import ipaddress
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
         return problems  # no comparison below says anything about a nan
     problems = [*_check_keys(config, together), *_check_registry(config, together)]
     if "relay" in roles:
-        problems += _check_relay(config.relay)
+        problems += _check_relay(config.relay, alone=tuple(roles) == ("relay",))
     if "transceiver" in roles:
         problems += _check_transceiver(config)
         problems += _check_agent(config.agent, together)
@@ -123,7 +124,7 @@ def _check_static_relays(registry: RegistryConfig) -> Iterator[str]:
         yield from _check_location(f"{name}: location", entry.location)
 
 
-def _check_relay(relay: RelayConfig) -> Iterator[str]:
+def _check_relay(relay: RelayConfig, *, alone: bool) -> Iterator[str]:
     if not relay.listen:
         yield "relay.listen is empty: it needs at least one address:port"
     for listen in relay.listen:
@@ -135,6 +136,10 @@ def _check_relay(relay: RelayConfig) -> Iterator[str]:
     yield from _check_location("relay.location", relay.location)
     if relay.workers != "auto" and not 0 <= relay.workers <= _MAX_WORKERS:
         yield f"relay.workers must be from 0 to {_MAX_WORKERS}, or auto"
+    elif relay.workers not in ("auto", 0) and not alone:
+        yield f"relay.workers is {relay.workers}: processes are for a relay by itself; write auto or 0"
+    elif relay.workers not in ("auto", 0) and sys.platform != "linux":
+        yield f"relay.workers is {relay.workers}: processes need Linux; write auto or 0"
     yield from _check_concrete("relay.link_listen", relay.link_listen)
     if relay.ops_listen:
         yield from _check_listen("relay.ops_listen", relay.ops_listen)

@@ -17,9 +17,9 @@ from voicegate.net.registry import MemoryRegistry, TransceiverRecord
 from voicegate.proto import stun
 from voicegate.proto.address import pack_address, split_host_port
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.link import parse_frames_untrusted
+from voicegate.proto.link import DATA, parse_frames_untrusted
 from voicegate.roles.context import RoleContext
-from voicegate.roles.relay import shell
+from voicegate.roles.relay import shell, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -48,12 +48,13 @@ async def test_it_relays_for_the_transceivers_of_the_registry_until_cancelled(ba
             request = stun.binding_request(b"T" * 12, ticket + b":abcd", password, priority=1, tie_breaker=1)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 client.sendto(request, split_host_port(public[0]))
-                datagram = await trio.to_thread.run_sync(transceiver.recv, 2000)
+                while (datagram := await trio.to_thread.run_sync(transceiver.recv, 2000))[0] >> 4 != DATA:
+                    pass  # the relay says hello
                 client_address = pack_address("127.0.0.1", client.getsockname()[1])
                 assert parse_frames_untrusted(datagram) == [(client_address, request)]
         page = metrics.render().decode()
-        assert 'voicegate_relay_flows{state="provisional"} 1.0' in page
-        assert "voicegate_relay_client_packets_total 1.0" in page
+        assert 'voicegate_relay_flows{state="provisional",worker="0"} 1.0' in page
+        assert 'voicegate_relay_client_packets_total{worker="0"} 1.0' in page
         nursery.cancel_scope.cancel()
     assert "voicegate_relay_" not in metrics.render().decode()
     for text in public:  # the sockets are closed
@@ -76,14 +77,14 @@ async def test_readiness_is_told_over_http() -> None:
         with trio.fail_after(5):
             while b" 200 " not in await get(ops, "/readyz"):  # noqa: ASYNC110 - asked as a probe asks
                 await trio.sleep(0.02)
-        assert b"voicegate_relay_transceivers 1.0" in await get(ops, "/metrics")
+        assert b'voicegate_relay_transceivers{worker="0"} 1.0' in await get(ops, "/metrics")
         nursery.cancel_scope.cancel()
 
 
 async def test_a_transceiver_outside_the_allowed_networks_is_told_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shell, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "TELL_SECONDS", 0.01)
     logs.configure(LogConfig(format="json"))
     registry = MemoryRegistry()
     with socket.socket() as free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from voicegate.net.registry import Registry
+from voicegate.net.zygote import Zygote
 from voicegate.proto.keys import ClusterKeys
 
 
@@ -14,3 +15,5 @@ class RoleContext:
 
     keys: ClusterKeys
     registry: Registry
+    zygote: Zygote | None = None
+    """Where a relay's worker processes come from; None: it forwards in this process."""

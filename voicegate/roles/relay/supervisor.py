@@ -1,0 +1,243 @@
+"""The relay as a parent: it opens the sockets, keeps worker processes on them, and touches no packet.
+
+`Slots` decides who serves what; here are the processes. A worker's end is seen at once, by its socket, and
+the spare has the slot's sockets some milliseconds later. What arrived meanwhile waits in them, for they are
+never closed before the supervisor itself ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from voicegate.config import Config, ConfigError, RelayConfig
+from voicegate.logs import get_logger
+from voicegate.metrics import Sample
+from voicegate.net.zygote import NO_FORK, Zygote
+from voicegate.proto.keys import ClusterKeys
+from voicegate.roles.relay.messages import (
+    Channel,
+    Failed,
+    FromWorker,
+    Keys,
+    Report,
+    Serve,
+    Stop,
+    Warm,
+    supervisor_end,
+)
+from voicegate.roles.relay.slots import Death, Give, Kill, Slots, Start
+from voicegate.roles.relay.sockets import Sockets
+from voicegate.roles.relay.worker import Identity
+
+POLL_SECONDS = 0.1
+"""As `Slots.poll` wants it: how exact the pauses of a crash loop are."""
+STATUS_SECONDS = 1.0
+"""How long the exit status of an ended worker is waited for: for the log only."""
+STOP_SECONDS = 1.0
+"""For workers to send their last packets and end; a few milliseconds is usual."""
+
+_log = get_logger(__name__)
+
+
+class Supervisor:
+    """The workers of one relay; `run` until cancelled."""
+
+    def __init__(
+        self, config: Config, keys: ClusterKeys, zygote: Zygote, slots: Sequence[Sockets], identity: Identity
+    ) -> None:
+        self._keys = keys
+        self._keys_version = keys.version
+        """What the workers have."""
+        self._zygote = zygote
+        self._sockets = slots
+        self._identity = identity
+        self._cpus = cpus(config.relay, len(slots))
+        self._slots = Slots(len(slots))
+        self._channels: dict[int, Channel[FromWorker]] = {}
+        """By worker."""
+        self._statuses: dict[int, int] = {}
+        self._reports: dict[int, Report] = {}
+        """The last one of each slot."""
+        self._deaths: Counter[str] = Counter()
+        """By slot, or "spare"."""
+        self._changed = trio.Event()
+        """Something was told that `Slots` may act on."""
+        self._problem = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Started when every slot is served. ConfigError when the workers find that the configuration cannot
+        be used, RuntimeError when a slot is empty and no worker can be started any more."""
+        self._nursery: trio.Nursery
+        failure: Exception | None = None
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._follow_zygote)
+                try:
+                    await self._keep(task_status)
+                except (ConfigError, RuntimeError) as error:
+                    failure = error  # told on its own, not in the nursery's group
+                self._nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._stop()
+        if failure is not None:
+            raise failure
+
+    def flows(self) -> int:
+        return sum(report.flows for report in self._reports.values())
+
+    def unready(self) -> str | None:
+        """Why not every call gets through, for a person."""
+        now, count = trio.current_time(), len(self._sockets)
+        for index, slot in enumerate(self._slots.slots):
+            if not slot.serving:
+                why = f"worker {index} of {count} is down"
+                if slot.restarts.deaths:
+                    why += f": it died {slot.restarts.deaths} times in a row, each soon after its start"
+                if slot.restarts.due > now:
+                    why += f"; the next start is in {slot.restarts.due - now:.1f} s"
+                return why
+        return next((report.unready for report in self._reports.values() if report.unready), None)
+
+    def samples(self) -> list[Sample]:
+        """Those of the workers, as they told them, and the supervisor's own."""
+        samples = [sample for report in self._reports.values() for sample in report.samples]
+        help = "Slots that a worker serves."
+        samples.append(Sample("voicegate_relay_workers", "gauge", help, {}, self._slots.serving()))
+        help = "Worker processes that ended unasked, by slot."
+        for worker in (*map(str, range(len(self._sockets))), "spare"):
+            labels, deaths = {"worker": worker}, self._deaths[worker]
+            samples.append(Sample("voicegate_relay_worker_deaths_total", "counter", help, labels, deaths))
+        return samples
+
+    async def _keep(self, task_status: trio.TaskStatus[None]) -> None:
+        started = False
+        while not self._problem:
+            self._forward_keys()
+            self._act()
+            if not started and self._slots.serving() == len(self._sockets):
+                started = True
+                task_status.started()
+            with trio.move_on_after(POLL_SECONDS):
+                await self._changed.wait()
+            self._changed = trio.Event()
+        raise ConfigError(self._problem)
+
+    def _forward_keys(self) -> None:
+        """The workers open what others mint as soon as this process does."""
+        if self._keys.version != self._keys_version:
+            self._keys_version = self._keys.version
+            for channel in self._channels.values():
+                channel.send_nowait(Keys(self._keys.entries))
+
+    def _act(self) -> None:
+        for action in self._slots.poll(trio.current_time()):
+            match action:
+                case Start(worker):
+                    self._start(worker)
+                case Give(slot, worker):
+                    self._give(slot, worker)
+                case Kill(worker, slot):
+                    _log.error("a worker makes no progress: it is killed and replaced", **_whom(slot))
+                    self._deaths[_label(slot)] += 1
+                    self._zygote.kill(worker)
+
+    def _start(self, worker: int) -> None:
+        try:
+            channel = supervisor_end(self._zygote.fork(worker))
+        except OSError:
+            if any(slot.worker is None for slot in self._slots.slots):
+                raise RuntimeError("the relay has lost a worker, and the process that starts them") from None
+            self._slots.ended(worker, trio.current_time())
+            return
+        channel.send_nowait(Keys(self._keys.entries))
+        self._channels[worker] = channel
+        self._nursery.start_soon(self._listen, worker, channel)
+
+    def _give(self, slot: int, worker: int) -> None:
+        sockets, identity = self._sockets[slot], self._identity
+        serve = Serve(slot, self._cpus[slot], identity.boot, identity.ingress)
+        # If it is gone already its channel says so next.
+        self._channels[worker].send_nowait(serve, sockets.descriptors())
+
+    async def _listen(self, worker: int, channel: Channel[FromWorker]) -> None:
+        """Follow a worker until it ends."""
+        while (received := await channel.receive()) is not None:
+            match received[0]:
+                case Warm():
+                    self._slots.warm(worker)
+                case Report() as report:
+                    self._reported(worker, report)
+                case Failed(problem):
+                    self._problem = problem
+            self._changed.set()
+        del self._channels[worker]
+        channel.close()
+        death = self._slots.ended(worker, trio.current_time())
+        self._changed.set()
+        self._zygote.kill(worker)  # one that only lost its socket must not read on beside its successor
+        if death is not None:
+            self._deaths[_label(death.slot)] += 1
+            await self._tell(worker, death)
+        self._statuses.pop(worker, None)
+
+    def _reported(self, worker: int, report: Report) -> None:
+        self._slots.progressed(worker, report.progress, trio.current_time())
+        for index, slot in enumerate(self._slots.slots):
+            if slot.worker == worker:
+                self._reports[index] = report
+
+    async def _follow_zygote(self) -> None:
+        await self._zygote.run(self._statuses.__setitem__)
+        _log.error("the process that starts workers has ended: restart the relay before two of them end")
+
+    async def _tell(self, worker: int, death: Death) -> None:
+        with trio.move_on_after(STATUS_SECONDS):
+            while worker not in self._statuses:  # noqa: ASYNC110 - a second at most, for the log
+                await trio.sleep(0.01)
+        status = self._statuses.get(worker)
+        _log.error(
+            "a worker ended",
+            status="not forked" if status == NO_FORK else "unknown" if status is None else status,
+            deaths=death.deaths,
+            pause=round(death.pause, 1),
+            **_whom(death.slot),
+        )
+
+    async def _stop(self) -> None:
+        """Let every worker end; whoever does not is killed with the zygote."""
+        for channel in self._channels.values():
+            channel.send_nowait(Stop())
+        with trio.move_on_after(STOP_SECONDS):
+            for channel in self._channels.values():
+                while await channel.receive() is not None:
+                    pass
+        for channel in self._channels.values():
+            channel.close()
+
+
+def worker_count(relay: RelayConfig) -> int:
+    """How many worker processes a relay has that is the only role of its process; 0: it has none."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    return len(os.sched_getaffinity(0)) if relay.workers == "auto" else relay.workers
+
+
+def cpus(relay: RelayConfig, workers: int) -> list[int | None]:
+    """The CPU of each worker's thread of packets."""
+    if relay.pin_cpu == -2:
+        return [None] * workers
+    usable = sorted(os.sched_getaffinity(0))
+    return [usable[index % len(usable)] for index in range(workers)]
+
+
+def _whom(slot: int | None) -> dict[str, str]:
+    return {"worker": _label(slot)}
+
+
+def _label(slot: int | None) -> str:
+    return "spare" if slot is None else str(slot)
