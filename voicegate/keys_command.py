@@ -35,6 +35,7 @@ from voicegate.rotation import (
     State,
     duration,
     free_id,
+    in_use,
     minting_problems,
     next_steps,
     replacement_problems,
@@ -239,12 +240,10 @@ async def _look(config: Config, keys: ClusterKeys) -> State:
         await nursery.start(registry.run)
         if not registry.healthy():
             raise RegistryError("Redis does not answer, and what it said before may be out of date")
-        processes = _processes(registry)
-        marks = dict.fromkeys((*keys.marks, *(mark for process in processes for mark in process.marks)))
-        alive, noted = await KeyNotes(config.registry.redis).read(list(marks))
+        alive, noted = await KeyNotes(config.registry.redis).read()
         state = State(
             keys.marks,
-            processes,
+            _processes(registry),
             alive,
             noted_seconds=noted or 0.0,
             valid_seconds=valid_seconds(config),
@@ -268,7 +267,7 @@ def _table(state: State) -> str:
     """Keys, then processes; the columns as wide as what is in them."""
     rows = [("KEY", "PLACE", "OPENED BY", "MINTED WITH BY", "IN USE FOR")]
     everybody = state.processes
-    known = dict.fromkeys((*state.present, *(mark for p in everybody for mark in p.marks)))
+    known = in_use(state)
     for mark in known:
         place = (
             "mints" if mark == state.present[0] else "opens" if mark in state.present else "not in the file"

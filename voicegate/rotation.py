@@ -108,7 +108,7 @@ def retiring_problems(state: State, mark: str) -> list[str]:
 
 def free_id(state: State) -> int:
     """The next id for a new secret; ValueError when all are in use."""
-    known = {_id(mark) for mark in _in_use(state)}
+    known = {_id(mark) for mark in in_use(state)}
     highest = _id(state.present[0]) if state.present else -1
     # The one after the minting one, round and round: an id comes back as late as possible.
     for step in range(1, MAX_KEY_ID + 2):
@@ -144,6 +144,12 @@ def next_steps(state: State) -> list[str]:
     return steps
 
 
+def in_use(state: State) -> list[str]:
+    """All marks that are in the file, open somewhere, or stand for something that is not void yet."""
+    opened = (mark for process in state.processes for mark in process.marks)
+    return list(dict.fromkeys((*state.present, *opened, *(state.alive or ()))))
+
+
 def duration(seconds: float) -> str:
     """`1 h 05 min`, `4 min`, `50 s`."""
     whole = int(seconds)
@@ -155,18 +161,13 @@ def duration(seconds: float) -> str:
 
 def _reused(state: State, new: Sequence[str]) -> Iterable[str]:
     by_id = {_id(mark): mark for mark in new}
-    for mark in _in_use(state):
+    for mark in in_use(state):
         other = by_id.get(_id(mark))
         if other is not None and other != mark:
             yield (
                 f"key id {_id(mark)} stands for another secret ({mark}) that is in use: give the new one"
                 " an id of its own"
             )
-
-
-def _in_use(state: State) -> Iterable[str]:
-    opened = (mark for process in state.processes for mark in process.marks)
-    return dict.fromkeys((*state.present, *opened, *(state.alive or ())))
 
 
 def _blindness(state: State) -> list[str]:

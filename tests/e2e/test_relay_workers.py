@@ -66,8 +66,18 @@ class Relay(Server):
                 start_new_session=True,
             )
         relay = cls("relay", process, log, f"http://{ops}")
-        wait_until(lambda: relay.readiness() == "ready\n", 20, "the relay to be ready", every=0.01)
+        try:
+            wait_until(lambda: relay.readiness() == "ready\n", 20, "the relay to be ready", every=0.01)
+        except BaseException:
+            relay.kill()
+            raise
         return relay
+
+    def kill(self) -> None:
+        """All of its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(5)
 
     def readiness(self) -> str:
         with contextlib.suppress(OSError):
@@ -108,9 +118,7 @@ def relay(tmp_path: Path, media: str, transceiver: socket.socket) -> Iterator[Re
     try:
         yield relay
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(relay.process.pid, signal.SIGKILL)
-        relay.process.wait(5)
+        relay.kill()
 
 
 class Traffic:

@@ -63,6 +63,26 @@ async def test_it_relays_for_the_transceivers_of_the_registry_until_cancelled(ba
             again.bind(split_host_port(text))
 
 
+async def test_it_is_in_the_registry_while_it_runs() -> None:
+    registry = MemoryRegistry()
+    settings = config(
+        listen=("127.0.0.1:0", "127.0.0.1:0/tcp"), ingress="fra", location="50.11, 8.68", max_flows=7
+    )
+    async with trio.open_nursery() as nursery:
+        public = await nursery.start(shell.run, settings, RoleContext(KEYS, registry))
+        with trio.fail_after(5):
+            while not registry.relays:  # noqa: ASYNC110 - a task of its own registers it
+                await trio.sleep(0.01)
+        (record,) = registry.relays.values()
+        assert record.id and record.boot
+        assert (record.cluster, record.ingress, record.addresses) == (1, "fra", tuple(public))
+        assert public[1].endswith("/tcp")
+        assert (record.location, record.flows, record.capacity) == ((50.11, 8.68), 0, 7)
+        assert [split_host_port(link)[0] for link in record.links] == ["127.0.0.1"]
+        nursery.cancel_scope.cancel()
+    assert not registry.relays
+
+
 async def test_readiness_is_told_over_http() -> None:
     registry = MemoryRegistry()
     with socket.socket() as free:

@@ -1,6 +1,6 @@
 """A Redis of a test's own, that can be killed and paused, and registries that use it.
 
-async def test(server: RedisServer) -> None:      # the fixture of tests/net/conftest.py
+async def test(server: RedisServer) -> None:      # the fixture of tests/conftest.py
     async with joined(server) as registry: ...
 """
 

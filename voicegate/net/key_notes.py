@@ -13,8 +13,8 @@ not.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import trio
@@ -36,6 +36,7 @@ MAX_WAITING = 7
 """Notes kept while Redis is down: as many as there are key ids."""
 
 _PREFIX = "voicegate:keys:"
+_MARK = re.compile(r"[0-6]:[0-9a-f]{8}")
 _LENGTHEN = """
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '1', 'PX', ARGV[1]) end
 redis.call('SET', KEYS[2], ARGV[2], 'NX')
@@ -80,12 +81,11 @@ class KeyNotes:
                     _log.warning("cannot note in Redis which secret is in use", error=str(error))
             await trio.sleep(LOOK_SECONDS if not used else 4 * LOOK_SECONDS)
 
-    async def read(self, marks: Sequence[str]) -> tuple[dict[str, float], float | None]:
-        """For each mark, the seconds for which something minted with it may be in use, if any; and for how
-        many seconds notes have been made, None when there are none. RegistryError when Redis does not
-        answer."""
+    async def read(self) -> tuple[dict[str, float], float | None]:
+        """By mark, the seconds for which something minted with it may be in use; and for how many seconds
+        notes have been made, None when there are none. RegistryError when Redis does not answer."""
         try:
-            found: tuple[dict[str, float], float | None] = await self._call(self._read, marks)
+            found: tuple[dict[str, float], float | None] = await self._call(self._read)
             return found
         except FAILURES as error:
             raise RegistryError(f"cannot use Redis at {self._name}: {error}") from error
@@ -101,8 +101,13 @@ class KeyNotes:
             names = f"{_PREFIX}alive:{mark}", f"{_PREFIX}noted-since"
             self._client.eval(_LENGTHEN, 2, *names, int(seconds * 1000), int(time.time()))
 
-    def _read(self, marks: Sequence[str]) -> tuple[dict[str, float], float | None]:
-        left = {mark: self._client.pttl(f"{_PREFIX}alive:{mark}") / 1000 for mark in marks}
+    def _read(self) -> tuple[dict[str, float], float | None]:
+        left = {}
+        # Through all names, flow notes too: 0.08 s for 200,000 of them, for a person who waits.
+        for name in self._client.scan_iter(match=f"{_PREFIX}alive:*", count=1000):
+            mark = name.decode("ascii", "replace").removeprefix(f"{_PREFIX}alive:")
+            if _MARK.fullmatch(mark) and (seconds := self._client.pttl(name) / 1000) > 0:
+                left[mark] = seconds
         since = self._client.get(f"{_PREFIX}noted-since")
         noted = time.time() - int(since) if since is not None and since.isdigit() else None
-        return {mark: seconds for mark, seconds in left.items() if seconds > 0}, noted
+        return left, noted

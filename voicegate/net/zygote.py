@@ -154,7 +154,7 @@ class _Loop:
     def _obey(self) -> bool:
         """Carry out one order; False when who gives them is gone."""
         try:
-            order, descriptors, _, _ = socket.recv_fds(self._control, _ORDER.size, 1, socket.MSG_CMSG_CLOEXEC)
+            order, descriptors, _, _ = socket.recv_fds(self._control, _ORDER.size, 1)
         except ConnectionError:  # it ended before it had read all reports
             return False
         if not order:
@@ -165,6 +165,7 @@ class _Loop:
                 os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still its own
             return True
         with socket.socket(fileno=descriptors[0]) as its:
+            its.set_inheritable(False)
             self._fork(serial, its)
         return True
 

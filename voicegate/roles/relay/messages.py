@@ -13,6 +13,7 @@ Either side takes the end of the socket for the end of the other process.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from typing import Generic, TypeVar
@@ -83,13 +84,13 @@ class Channel(Generic[Received]):
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
-                data, descriptors, _, _ = socket.recv_fds(
-                    self._sock, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
+                data, descriptors, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
             except (BlockingIOError, InterruptedError):
                 continue
             except ConnectionError:
                 return None
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
             return (self._decoder.decode(data), descriptors) if data else None
 
     def send_nowait(self, message: ToWorker | FromWorker, descriptors: Sequence[int] = ()) -> bool:

@@ -17,14 +17,14 @@ PUBLISH_SECONDS = 1.0
 
 
 class Presence:
-    """Registers a relay (`run`), and takes it away in two steps."""
+    """Registers a relay (`run`), and takes it away (`withdraw`)."""
 
     def __init__(
         self, config: Config, registry: Registry, identity: Identity, slots: Sequence[Sockets]
     ) -> None:
         relay = config.relay
         self._registry = registry
-        self._registered = False
+        self._withdrawn = False
         self._record = RelayRecord(
             id=0,
             cluster=config.registry.cluster,
@@ -39,22 +39,15 @@ class Presence:
     async def run(self, flows: Callable[[], int]) -> None:
         """Be registered, with the number of flows, until cancelled."""
         self._record = await self._registry.register(msgspec.structs.replace(self._record, flows=flows()))
-        self._registered = True
-        while True:
+        while not self._withdrawn:
+            record = msgspec.structs.replace(self._record, flows=flows())
+            if record != self._record:
+                self._record = record
+                self._registry.publish_nowait(record)
             await trio.sleep(PUBLISH_SECONDS)
-            self._publish(flows=flows())
-
-    def drain(self) -> None:
-        """Let nobody be sent here any more."""
-        self._publish(draining=True)
 
     async def withdraw(self) -> None:
-        """Take it away at once; bounded in time, also where the caller was cancelled."""
+        """Let nobody be sent here any more. Bounded in time; done also where the caller was cancelled."""
+        self._withdrawn = True
         with trio.CancelScope(shield=True):
             await self._registry.withdraw()
-
-    def _publish(self, **changes: object) -> None:
-        record = msgspec.structs.replace(self._record, **changes)
-        if self._registered and record != self._record:
-            self._record = record
-            self._registry.publish_nowait(record)

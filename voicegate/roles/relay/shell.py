@@ -67,9 +67,9 @@ async def run(
             except ConfigError as error:
                 failure = error  # told on its own, not in the nursery's group
             finally:
-                presence.drain()
+                # Before anything stops, and while all is forwarded still, should Redis be slow.
+                await presence.withdraw()
                 nursery.cancel_scope.cancel()
-        await presence.withdraw()
         if failure is not None:
             raise failure
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.net.test_registry import RedisServer, server
+from tests.support.redis_server import RedisServer
 from voicegate.config import RegistryConfig
 from voicegate.keyfile import read_key_file
 from voicegate.keys_command import main
@@ -23,8 +23,6 @@ from voicegate.net.key_notes import KeyNotes
 from voicegate.net.redis import RedisRegistry
 from voicegate.net.registry import RegistryError, RelayRecord, SignalingRecord, TransceiverRecord
 from voicegate.proto.keys import ClusterKeys
-
-__all__ = ["server"]  # the fixture
 
 pytestmark = pytest.mark.anyio
 A, B = "0:" + "a" * 32, "1:" + "b" * 32
@@ -150,6 +148,11 @@ async def test_a_leaked_key_goes_at_once(desk: Desk, server: RedisServer) -> Non
         await until(desk, "may be in use for", "retire", "0")
         status, told = await desk.does("retire", "0", "--leaked")
         assert status == 0 and "calls that are connected go on" in told and desk.ids() == ["1"]
+        desk.file.write_text(f"{B}\n")
+        for keys in everybody:
+            keys.replace([B])
+        desk.file.with_name("new").write_text(f"{B}\n0:" + "z" * 32 + "\n")
+        told = await until(desk, "stands for another secret", "check", str(desk.file.with_name("new")))
         status, told = await desk.does("retire", "1", "--leaked")
         assert status == 1 and "add another one" in told, "something has to mint"
 
@@ -245,19 +248,19 @@ async def test_notes_are_lengthened_never_shortened_and_catch_up_after_an_outage
         nursery.start_soon(notes.run, keys, 1000.0)
         nursery.start_soon(KeyNotes(url).run, ClusterKeys.parse([A]), 10.0)
         await trio.sleep(0.5)
-        alive, noted = await notes.read([first, second])
+        alive, noted = await notes.read()
         assert alive.keys() == {first} and 999 + slack - 2 < alive[first] <= 1000 + slack
         assert noted is not None and 0 <= noted < 3
         server.kill()
         with pytest.raises(RegistryError, match="cannot use Redis"):
-            await notes.read([first])
+            await notes.read()
         keys.replace([B, A])
         await trio.sleep(0.5)
         server.start()  # empty
         for _ in range(100):
-            if second in (await notes.read([second]))[0]:
+            if second in (await notes.read())[0]:
                 break
             await trio.sleep(0.05)
-        alive, _ = await notes.read([first, second])
+        alive, _ = await notes.read()
         assert 995 + slack < alive[first] <= 1000 + slack, "minted with until it changed, during the outage"
         nursery.cancel_scope.cancel()
