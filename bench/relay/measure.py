@@ -26,8 +26,8 @@ IN_FLIGHT = 1024
 """Packets under way at saturation: five times what the fastest relay forwards between two looks of the
 generator, and half of what coturn's own socket buffers hold before they drop."""
 FOREIGN_SHARE = 0.15
-"""Of one CPU: a run with more beside it that is neither relay nor generator is made once more. On a quiet machine
-it is 4 to 8 %: what the kernel does on its way into and out of idleness."""
+"""Of one CPU: a run with more beside it that is neither relay nor generator is made once more. On a quiet
+machine it is 4 to 8 %: what the kernel does on its way into and out of idleness."""
 Figures = dict[str, float]
 
 
