@@ -361,11 +361,11 @@ struct figures { double wall, idle, generator, relays[MAX_PIDS]; };
 
 static double machine_idle(void) {
     FILE *file = fopen("/proc/stat", "r");
-    unsigned long long user, nice, system, idle, wait;
-    if (!file || fscanf(file, "cpu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait) != 5)
+    unsigned long long idle, wait, stolen; /* by the host of a virtual machine */
+    if (!file || fscanf(file, "cpu %*u %*u %*u %llu %llu %*u %*u %llu", &idle, &wait, &stolen) != 3)
         fail("/proc/stat");
     fclose(file);
-    return (double)(idle + wait) / sysconf(_SC_CLK_TCK);
+    return (double)(idle + wait + stolen) / sysconf(_SC_CLK_TCK);
 }
 
 static void look(struct figures *figures, char **pids, int count) {
