@@ -6,8 +6,8 @@ ways together. The relay's own CPU time (user and system) stands beside it: it h
 and, on loopback, the delivery of what it sends, but not the delivery of what is sent to it.
 
 Latency is from just before the system call that sends until the packet is in the receiver's socket, less the
-median without a relay; at saturation it is little but the time in the relay's queue. Towards clients packets come in bursts, as transceivers send them; all relays get the
-same bursts.
+median without a relay; at saturation it is little but the time in the relay's queue. Towards clients packets
+come in bursts, as transceivers send them; all relays get the same bursts.
 """
 
 from __future__ import annotations
