@@ -11,8 +11,8 @@
  * the same datagrams with no relay between.
  *
  * Prints one JSON object: what was sent and received in SECONDS after a short start, the machine's idle time
- * (/proc/stat, in seconds), CPU seconds of the generator and of each PID, and latency percentiles in
- * microseconds. */
+ * (/proc/stat, in seconds), CPU seconds of the generator and of all PIDs, latency percentiles in microseconds,
+ * and how many packets of the whole run never came. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -361,11 +361,11 @@ struct figures { double wall, idle, generator, relays[MAX_PIDS]; };
 
 static double machine_idle(void) {
     FILE *file = fopen("/proc/stat", "r");
-    unsigned long long user, nice, system, idle, wait;
-    if (!file || fscanf(file, "cpu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait) != 5)
+    unsigned long long idle, wait, stolen; /* by the host of a virtual machine */
+    if (!file || fscanf(file, "cpu %*u %*u %*u %llu %llu %*u %*u %llu", &idle, &wait, &stolen) != 3)
         fail("/proc/stat");
     fclose(file);
-    return (double)(idle + wait) / sysconf(_SC_CLK_TCK);
+    return (double)(idle + wait + stolen) / sysconf(_SC_CLK_TCK);
 }
 
 static void look(struct figures *figures, char **pids, int count) {
@@ -392,12 +392,12 @@ static void print_latency(const char *name, const uint32_t *histogram) {
         percentile(histogram, 0.99), percentile(histogram, 0.999));
 }
 
-static void print(const struct figures *from, const struct figures *to, int pids) {
+static void print(const struct figures *from, const struct figures *to, int pids, uint64_t lost) {
     struct direction *up = &directions[CLIENTS], *down = &directions[TRANSCEIVERS];
     double relays = 0;
     for (int index = 0; index < pids; index++) relays += to->relays[index] - from->relays[index];
-    printf("{\"seconds\": %.6f, \"idle\": %.3f, \"generator\": %.6f, \"relay\": %.6f", to->wall - from->wall,
-        to->idle - from->idle, to->generator - from->generator, relays);
+    printf("{\"seconds\": %.6f, \"idle\": %.3f, \"generator\": %.6f, \"relay\": %.6f, \"lost\": %lu",
+        to->wall - from->wall, to->idle - from->idle, to->generator - from->generator, relays, lost);
     printf(", \"up\": {\"sent\": %lu, \"received\": %lu, \"datagrams_in\": %lu, \"datagrams_out\": %lu}",
         up->sent, up->received, up->datagrams_in, up->datagrams_out);
     printf(", \"down\": {\"sent\": %lu, \"received\": %lu, \"datagrams_in\": %lu, \"datagrams_out\": %lu}",
@@ -407,6 +407,17 @@ static void print(const struct figures *from, const struct figures *to, int pids
     for (int bucket = 0; bucket < BUCKETS; bucket++) up->histogram[bucket] += down->histogram[bucket];
     print_latency("latency", up->histogram);
     printf("}\n");
+}
+
+/* What is still under way when the time is over is not lost. */
+static uint64_t missing_in_the_end(void) {
+    uint64_t sent = directions[0].sent + directions[1].sent, end = nanoseconds(CLOCK_MONOTONIC) + 4 * LOST_NS;
+    while (directions[0].received + directions[1].received < sent && nanoseconds(CLOCK_MONOTONIC) < end) {
+        receive(CLIENTS);
+        receive(TRANSCEIVERS);
+        until(nanoseconds(CLOCK_MONOTONIC) + TICK_NS);
+    }
+    return sent - directions[0].received - directions[1].received;
 }
 
 static void forget(struct direction *direction, struct direction *before) {
@@ -446,7 +457,7 @@ int main(int count, char **arguments) {
         if (setsockopt(head.sockets[side], SOL_SOCKET, SO_TIMESTAMPNS, &stamps, sizeof stamps)) fail("stamps");
 
     struct figures from, to;
-    struct direction before[2];
+    struct direction before[2] = {0}, after[2];
     for (int measured = 0; measured < 2; measured++) {
         uint64_t end = nanoseconds(CLOCK_MONOTONIC) + (measured ? (uint64_t)(seconds * 1e9) : START_NS);
         if (measured) {
@@ -460,9 +471,12 @@ int main(int count, char **arguments) {
         else keep_rate_awake(amount, end);
     }
     look(&to, arguments + 8, count - 8);
+    memcpy(after, directions, sizeof after);
+    uint64_t lost = missing_in_the_end();
+    memcpy(directions, after, sizeof after);
     count_since(&directions[0], &before[0]);
     count_since(&directions[1], &before[1]);
-    print(&from, &to, count - 8);
+    print(&from, &to, count - 8, lost);
     stamps = 0;
     for (int side = 0; side < 2; side++)
         setsockopt(head.sockets[side], SOL_SOCKET, SO_TIMESTAMPNS, &stamps, sizeof stamps);

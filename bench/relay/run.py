@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(NAMES), metavar="NAME,...")
     parser.add_argument("--flows", type=int, nargs="+", default=[200, 2000])
-    parser.add_argument("--seconds", type=float, default=0.7, help="of each run; four make a turn")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each run; four make a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bundle", type=float, default=7.0, help="packets a transceiver sends at once")
     parser.add_argument("--rate", type=float, default=0, help=f"instead of {LOAD:.0%} of the Go relay's")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import netns
 from tests.support.gaps import longest_gap
-from tests.support.light_client import Fleet
+from tests.support.light_client import CONSENT_INTERVAL, Fleet
 from tests.support.regions import PLACES, STRANGER, Regions, ingress_of, regions
 from tests.support.servers import wait_until
 
@@ -70,6 +70,25 @@ def test_a_call_talks_and_hears(world: Regions, fleet: Fleet, region: str, clust
     assert call.tone(), "what it hears is not what the agent says"
     told = world.statistics(fleet, call)
     assert told["received"] >= 40 and told["lost"] == 0, told
+    world.hang_up(fleet, call)
+
+
+@pytest.mark.parametrize(
+    ("relay", "seconds"), [("relay_frankfurt", 1.0), ("relay_singapore", 1.0 + CONSENT_INTERVAL)]
+)
+def test_a_call_by_two_relays_outlives_either_of_them(
+    world: Regions, fleet: Fleet, relay: str, seconds: float
+) -> None:
+    """The second relay is told of its flows by the transceiver. The first one has Redis, where each step takes
+    160 ms here, also those of connecting: at the latest the client's next check heals it."""
+    call = world.call(fleet, PLACES["singapore"], f"outlives_{relay}")
+    start = time.monotonic()
+    world.gate.servers[relay].kill()
+    world.gate.servers[relay].start()
+    time.sleep(seconds + 1.0)
+    gap = longest_gap(call.arrivals, start, time.monotonic())
+    sys.stdout.write(f"{relay} killed and started again: longest gap down {gap:.2f} s\n")
+    assert gap <= seconds
     world.hang_up(fleet, call)
 
 

@@ -4,7 +4,7 @@ Theory of operation. All payloads of a batch lie in one `Arena`: slots of 2 KiB,
 payload, so that a link frame header can be written right in front of it and nothing is ever copied. A place
 in the arena is an integer, a *spot*: on Linux the memory address that the kernel is given, elsewhere the
 offset; `Arena.base` is the difference, and callers compute `arena.base + offset` without caring which. On
-Linux a `UdpSocket` moves up to 64 datagrams per system call (recvmmsg, sendmmsg) over mmsghdr and iovec
+Linux a `UdpSocket` moves up to 256 datagrams per system call (recvmmsg, sendmmsg) over mmsghdr and iovec
 arrays that are packed with `struct`, because ctypes attribute access would cost more than the system call.
 With `batching="off"`, and on every other system, the same class interface stands on recvfrom_into and sendto.
 
@@ -30,14 +30,15 @@ from typing import Literal
 
 from voicegate.net.names import NAME_LENGTH, Address, name_address, name_sockaddr, socket_name
 
-BATCH = 64
-"""Datagrams per receiving call. Measured: with 8 a packet costs a quarter more, 128 gain nothing."""
+BATCH = 256
+"""Datagrams per receiving call. Measured on the relay with ten transceivers: 3 % less for a packet than with 64,
+for link datagrams are fuller; with 8 a quarter more."""
 SLOT = 2048
 FAMILY4, FAMILY6 = int(socket.AF_INET), int(socket.AF_INET6)
 """What an entry of `send_each` begins with."""
 HEADROOM = 32
 """A link header and an IPv6 frame header (10 + 21 bytes) fit before the payload."""
-MAX_SPANS = 64
+MAX_SPANS = BATCH
 """Pieces per gathered datagram: a bundle holds a batch at most."""
 SOCKET_BUFFER = 4 << 20
 """Bytes asked for each way: 200 ms of 20,000 packets per second at the kernel's 768 bytes of truesize and
@@ -49,6 +50,7 @@ _NAMES4 = struct.Struct("2x2s4s20x")
 _NAMES6 = struct.Struct("2x2s4x16s4x")
 _NAME4_WHOLE = struct.Struct("@H2s4s20x")
 _NAME6_WHOLE = struct.Struct("@H2s4x16s4x")
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 # struct mmsghdr on 64-bit Linux: name, name length, iovec, iovec count, control, control length, flags;
@@ -123,7 +125,7 @@ class UdpSocket:
         self.sock.close()
 
     def receive(self) -> int:
-        """Fill the slots with what is ready; how many datagrams that are (at most 64). Never waits or
+        """Fill the slots with what is ready; how many datagrams that are (at most BATCH). Never waits or
         raises."""
         raise NotImplementedError
 
@@ -157,7 +159,7 @@ class UdpSocket:
         raise NotImplementedError
 
     def recv_batch(self) -> list[tuple[Address, bytes]]:
-        """What is ready, at most 64 datagrams, as (sender, payload); cut-off ones are dropped and counted."""
+        """What is ready, at most BATCH datagrams, as (sender, payload); cut-off ones are dropped and counted."""
         count = self.receive()
         if not count:
             return []
@@ -440,6 +442,13 @@ def bind_udp(
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sys.platform == "linux":
+            # Nothing here is larger than a path takes. A datagram that may not be split needs no number of
+            # its own, which saves 4 % of a forwarded packet, and PROBE believes no forged ICMP about the MTU.
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
         if sys.platform == "linux" and errors:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
