@@ -2,8 +2,7 @@
 # make cluster  the same as separate processes: Redis, a relay, two transceivers, signaling, the parrot
 # make check    format, lint, spelling, types, import contracts
 # make test     check, then every test (what .ci/run calls)
-# make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events through the cluster; what
-#               100 calls hear of a killed worker, a killed relay and a Redis in trouble
+# make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events; killed relays
 # make bench-relay  the relay beside a Go relay, a C forwarder and coturn: CPU per packet, latency, memory per flow
 # make clean    remove the virtual environment and the caches
 
