@@ -79,8 +79,8 @@ def test_a_call_talks_and_hears(world: Regions, fleet: Fleet, region: str, clust
 def test_a_call_by_two_relays_outlives_either_of_them(
     world: Regions, fleet: Fleet, relay: str, seconds: float
 ) -> None:
-    """The second relay is told of its flows by the transceiver. The first one has Redis, where each step, also
-    of connecting, takes 160 ms here: at the latest the client's next check heals it."""
+    """The second relay is told of its flows by the transceiver. The first one has Redis, where a step takes
+    160 ms here, also those of connecting: at the latest the client's next check heals it."""
     call = world.call(fleet, PLACES["singapore"], f"outlives_{relay}")
     start = time.monotonic()
     world.gate.servers[relay].kill()
