@@ -31,8 +31,8 @@ from typing import Literal
 from voicegate.net.names import NAME_LENGTH, Address, name_address, name_sockaddr, socket_name
 
 BATCH = 256
-"""Datagrams per receiving call. Measured on the relay with ten transceivers: 3 % less for a packet than with 64,
-for link datagrams are fuller; with 8 a quarter more."""
+"""Datagrams per receiving call. Measured on the relay with ten transceivers: 3 % less for a packet than with
+64, for link datagrams are fuller; with 8 a quarter more."""
 SLOT = 2048
 FAMILY4, FAMILY6 = int(socket.AF_INET), int(socket.AF_INET6)
 """What an entry of `send_each` begins with."""
@@ -159,7 +159,8 @@ class UdpSocket:
         raise NotImplementedError
 
     def recv_batch(self) -> list[tuple[Address, bytes]]:
-        """What is ready, at most BATCH datagrams, as (sender, payload); cut-off ones are dropped and counted."""
+        """What is ready, at most BATCH datagrams, as (sender, payload); cut-off ones are dropped and
+        counted."""
         count = self.receive()
         if not count:
             return []

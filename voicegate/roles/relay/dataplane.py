@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from voicegate.net.streams import Streams
-from voicegate.net.udp import FAMILY4, FAMILY6, Arena, UdpSocket
+from voicegate.net.udp import BATCH, FAMILY4, FAMILY6, Arena, UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
 from voicegate.proto.link import (
     CONTROL,
@@ -80,7 +80,7 @@ class DataPlane:
         """All sockets share `arena`. `directory`: the registry's snapshot, new objects when it changed;
         `report`: told of unexpected exceptions, in this thread, at most once per tick; `asked`: there are
         questions in `core.recovery`."""
-        self.counts = PlaneCounts()
+        self.counts = PlaneCounts(BATCH)
         self._core = core
         self._public = tuple(public)
         self._link = link
