@@ -149,14 +149,13 @@ class DataPlane:
         while not self._stopping:
             try:
                 now = time.monotonic()
-                for key, _ in selector.select(max(0.0, min(tick_due, self._byways.due) - now)):
-                    key.data()
-                now = time.monotonic()
-                if now >= tick_due:
+                if now >= tick_due:  # before the first packets: a worker that takes over finds some waiting
                     tick_due = now + TICK_SECONDS
                     self._tick(now)
                 if now >= self._byways.due:
                     self._byways.handle_timeout(now)
+                for key, _ in selector.select(max(0.0, min(tick_due, self._byways.due) - time.monotonic())):
+                    key.data()
             except Exception as error:  # a turn that fails must not end the calls of everybody
                 self._failed(error)
                 time.sleep(0.001)  # and one that fails every time must not take the processor
