@@ -595,6 +595,37 @@ def test_what_redis_knows_lets_a_packet_that_waited_go_on(relay: Relay) -> None:
     relay.wait_for_drop("no_flow")
 
 
+def test_one_failing_packet_of_a_byway_does_not_end_its_batch(
+    relay: Relay, far_relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet(relay, far_relay)
+    real = relay.core.from_client
+
+    def failing(data: bytes, *rest: object, **more: object) -> object:
+        if data == b"\x80bad":
+            raise ZeroDivisionError
+        return real(data, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(relay.core, "from_client", failing)
+    relay.start()
+    far_relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    ticket = transceiver.ticket()
+    client.send(check(ticket), far_relay.public[0])
+    transceiver.answer_check(transceiver.frames()[0], ticket)
+    client.receive()
+    hour = int(time.time() // HOUR)
+    header = KEYS.link_header(far_relay.link_name(), relay.link_name(), hour, hops=1)
+    frames = encode_frame(client.packed, b"\x80bad") + encode_frame(client.packed, b"\x80good")
+    far_relay.link.sock.sendto(header + frames, relay.link.address())
+    assert transceiver.frames() == [(client.packed, b"\x80good")]
+    with socket.create_connection(relay.listener.getsockname(), 5) as tcp:
+        tcp.sendall(rfc4571.frame(b"\x80bad") + rfc4571.frame(check(ticket, transaction=b"V" * 12)))
+        assert transceiver.frames()[0][1] == check(ticket, transaction=b"V" * 12)
+    until(lambda: relay.core.drops["internal_error"] == 2 and bool(relay.reports))
+    relay.reports.clear()
+
+
 def test_the_relay_does_not_load_what_terminates_media() -> None:
     program = (
         "import sys, voicegate.roles.relay.shell\n"

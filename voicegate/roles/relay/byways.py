@@ -81,7 +81,9 @@ class Byways:
         directory: Callable[[], Directory],
         asked: Callable[[], None],
         counts: PlaneCounts,
+        failed: Callable[[Exception], None],
     ) -> None:
+        """`failed`: told of what a packet caused and nobody expected."""
         self.due = 0.0
         """When `handle_timeout` is to be called."""
         self._core = core
@@ -92,6 +94,7 @@ class Byways:
         self._directory = directory
         self._asked = asked
         self._counts = counts
+        self._failed = failed
         self._known: Directory | None = None
         self._refresh_due = 0.0
         self._probe_due: dict[Route, float] = {}
@@ -179,10 +182,13 @@ class Byways:
         outgoing: dict[Route, list[tuple[ClientAddress, bytes]]] = {}
         packets = self._streams.poll(time.monotonic())
         for client, data in packets:
-            flow = self.from_client(data, client, self._ways_out.tcp, wall)
-            if flow is not None:
-                self._streams.admit(client)
-                outgoing.setdefault(flow.route, []).append((client, data))
+            try:
+                flow = self.from_client(data, client, self._ways_out.tcp, wall)
+                if flow is not None:
+                    self._streams.admit(client)
+                    outgoing.setdefault(flow.route, []).append((client, data))
+            except Exception as error:  # one packet never ends the batch
+                self._failed(error)
         for route, frames in outgoing.items():
             self._forward(route, frames)
         self._counts.totals["client_packets"] += len(packets)
@@ -233,13 +239,16 @@ class Byways:
         self.refresh(now)
         outgoing: dict[Route, list[tuple[ClientAddress, bytes]]] = {}
         for client, payload in frames:
-            flow = self._core.from_client(payload, client, route.sink, now, wall, hops=1)
-            if flow is None:
-                continue
-            if flow.route.back is not None:
-                self._core.drops["hop_limit"] += 1  # a flow of a client that comes here as well
-                continue
-            outgoing.setdefault(flow.route, []).append((client, payload))
+            try:
+                flow = self._core.from_client(payload, client, route.sink, now, wall, hops=1)
+                if flow is None:
+                    continue
+                if flow.route.back is not None:
+                    self._core.drops["hop_limit"] += 1  # a flow of a client that comes here as well
+                    continue
+                outgoing.setdefault(flow.route, []).append((client, payload))
+            except Exception as error:  # one packet never ends the batch
+                self._failed(error)
         if self._core.recovery.questions:
             self._asked()
         for towards, packets in outgoing.items():

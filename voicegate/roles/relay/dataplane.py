@@ -87,7 +87,9 @@ class DataPlane:
         self._arena = arena
         self._streams = streams
         self._ways_out = WaysOut(public, core.routes.backs)
-        self._byways = Byways(core, link, streams, self._ways_out, hellos, directory, asked, self.counts)
+        self._byways = Byways(
+            core, link, streams, self._ways_out, hellos, directory, asked, self.counts, self._failed
+        )
         self._report = report
         self._posted: deque[Answer] = deque()
         self._wall = time.time()
