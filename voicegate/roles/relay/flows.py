@@ -31,8 +31,8 @@ TABLE_SHARE = 10
 SWEEP_SHARE = 16
 """`expire` looks at this fraction of the flows per call, so that a large table makes no pause."""
 NOTE_SECONDS = 48.0
-"""At most this long between two times that a flow is due to be noted anew; its note lives for twice
-`relay.flow_idle_seconds`."""
+"""At most this long, or the time after which an idle flow ends if that is shorter, between two times that a
+flow is due to be noted anew: a note lives for twice `relay.flow_idle_seconds`."""
 NEVER = float("-inf")
 
 _BUCKETS = 1 << 16
@@ -202,7 +202,8 @@ class FlowTable:
 
     def _begin_sweep(self, now: float) -> None:
         seconds = max(0.01, now - self._sweep_began)
-        self._note_mask = (1 << int(log2(max(1.0, NOTE_SECONDS / seconds)))) - 1
+        period = min(NOTE_SECONDS, self._idle_seconds)
+        self._note_mask = (1 << int(log2(max(1.0, period / seconds)))) - 1
         self._sweeps += 1
         self._sweep_left = len(self._sweep)
         self._sweep_began = now
