@@ -18,6 +18,8 @@ from __future__ import annotations
 import os
 import selectors
 import struct
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,6 +43,8 @@ from voicegate.roles.relay.counts import PlaneCounts
 from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.routes import Route
 
+PRIORITY = -10
+"""The nice value of the thread of packets: of the processes of users, those with -10 get ten times the share."""
 TICK_SECONDS = 0.25
 """Between looks at expiry, the hour and the registry."""
 
@@ -103,6 +107,7 @@ class DataPlane:
 
     def run(self, cpu: int | None = None) -> None:
         """Forward until `stop`. `cpu`: the one this thread is pinned to."""
+        _go_first()
         affinity = None
         if cpu is not None and hasattr(os, "sched_setaffinity"):
             affinity = os.sched_getaffinity(0)
@@ -350,6 +355,16 @@ class DataPlane:
     def _failed(self, error: Exception) -> None:
         self._core.drops["internal_error"] += 1
         self._error = error
+
+
+def _go_first() -> None:
+    """Let this thread go before what else the machine computes, where that is allowed (root, CAP_SYS_NICE): a
+    packet costs microseconds, and waiting for a turn behind others milliseconds."""
+    if sys.platform == "linux":
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
+        except PermissionError:
+            pass
 
 
 def _bind(serve: Callable[[int], None], index: int) -> Callable[[], None]:
