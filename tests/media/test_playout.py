@@ -153,7 +153,7 @@ def test_a_rest_at_the_end_of_the_grid_waits_from_there() -> None:
     assert playout.poll_frame() is not None
     assert playout.next_deadline() == pytest.approx(START + 0.02 + PARTIAL_GRACE)
     playout.push(pcm(460), START + 0.03)
-    assert playout.poll_frame() == Frame(pcm(480), 1440, True)
+    assert run(playout, START + 1) == [(pytest.approx(START + 0.035), Frame(pcm(480), 1680, True))]
 
 
 def test_clear_is_immediate_and_counts() -> None:
