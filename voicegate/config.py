@@ -113,6 +113,10 @@ class TransceiverConfig(_Section, frozen=True):
     checks every 20 to 30 s)."""
     drain_seconds: float = 0.0
     """How long SIGTERM waits for calls to end by themselves."""
+    silence: Literal["none", "dtx"] = "none"
+    """What a client is sent while the agent says nothing. none: nothing, the RTP timestamps jump; browsers
+    are content with it, and their consent checks keep every NAT open. dtx: a frame of silence every 400 ms,
+    for clients that take a stream without packets for a broken one."""
 
 
 class KeyConfig(_Section, frozen=True):

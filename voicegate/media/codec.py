@@ -48,6 +48,12 @@ class Encoder(Protocol):
     def encode(self, pcm: bytes) -> bytes:
         """The payload for exactly FRAME_BYTES of PCM."""
 
+    def adapt(self, bitrate: int, expected_loss: int) -> None:
+        """From the next frame on, about this many bits a second, and ready for this much loss, in percent.
+
+        A codec without such a choice ignores it.
+        """
+
     def close(self) -> None:
         """Free the codec's memory. The encoder is not used afterwards."""
 

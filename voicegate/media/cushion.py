@@ -3,8 +3,8 @@
 An agent that keeps ahead of the listener is never held back: its answers start at once. One that delivers in
 fits lets the queue run dry, and a gap is heard. So each stretch of audio is compared with the moment at which
 it would have been due if the answer had started with its first frame and never paused: what it is late by is
-the cushion that the answer needed. A new worst is believed at once. An answer that needed less takes a quarter
-of the difference off: after one bad answer of 60 ms, eight good ones start at once again.
+the cushion that the answer needed. A new worst is believed at once. An answer that needed less takes a
+quarter of the difference off: after one bad answer of 60 ms, eight good ones start at once again.
 
 A pause longer than MAX_HOLD is not learned from. It would be heard whatever is held back, so holding back
 would only add to it.
@@ -17,8 +17,8 @@ from typing import Final
 from voicegate.media.codec import FRAME_SECONDS
 
 MAX_HOLD: Final = 0.1
-"""Five frames: what is left of the 150 ms one way that most people do not mind (ITU-T G.114 section 4), after a
-path of about 50 ms."""
+"""Five frames: what is left of the 150 ms one way that most people do not mind (ITU-T G.114), after a path of
+about 50 ms."""
 MARGIN: Final = 0.005
 """On top of the worst seen: the next one may be a little worse."""
 _NOISE: Final = 0.002

@@ -109,6 +109,9 @@ class G711Encoder:
         narrow = self._resampler.convert(pcm)
         return bytes(map(self._table.__getitem__, memoryview(narrow).cast("H")))
 
+    def adapt(self, bitrate: int, expected_loss: int) -> None:
+        """G.711 has one bit rate and no redundancy."""
+
     def close(self) -> None:
         del self._resampler
 

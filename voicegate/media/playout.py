@@ -15,7 +15,7 @@ dropping a queue, and is encoded only when it is due. Rules:
 * An agent that let the queue run dry in this call is given a `Cushion`: its next grid begins that much later.
 * `pause` stops within a frame and keeps everything; `resume` goes on with the next sample, with a timestamp
   moved on by the time that has passed. Audio may be pushed, ended and cleared meanwhile.
-* After `keep_warm` a silent client is sent a frame of silence every SILENCE_SECONDS. It takes its place on the
+* After `keep_warm` a frame of silence is sent every SILENCE_SECONDS without another. It has a place on the
   grid and is nobody's audio: not counted as played, and nothing to be heard until.
 
 After each of `push`, `end_of_audio`, `resume` and `handle_timeout` at most one frame is ready: take it with
@@ -95,8 +95,8 @@ class Playout:
         self._clock_rate = clock_rate
         self._frame_units = clock_rate * FRAME_SAMPLES // PCM_RATE
         self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
-        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`, and
-        # one that `pause` took back.
+        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`,
+        # and one that `pause` took back.
         self._frames: deque[bytes] = deque()
         self._partial = b""
         self._partial_since = 0.0
@@ -267,7 +267,7 @@ class Playout:
         self._index += 1
 
     def _take_back(self) -> None:
-        """A frame that nobody fetched never left: its place on the grid and on the RTP clock is free again."""
+        """A frame that nobody fetched never left: its place on the grid and the RTP clock is free again."""
         ready = self._ready
         if ready is not None and ready is not _SILENCE:
             self._ready = None

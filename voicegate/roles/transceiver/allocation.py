@@ -62,13 +62,17 @@ def make_call(
     keys: ClusterKeys,
     certificate: DtlsCertificate,
     limits: CallLimits,
+    keep_warm: bool,
     entropy: bytes,
     random: Callable[[], float],
     now: float,
     wall_offset: float,
     serial: int,
 ) -> tuple[Entry, str]:
-    """A call and the SDP answer that invites to it. Raises BadOffer."""
+    """A call and the SDP answer that invites to it. Raises BadOffer.
+
+    `keep_warm`: the client is sent a little silence while its agent says nothing.
+    """
     assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
     offer = parse_offer_untrusted(wishes.sdp)
     expires = now + wall_offset + limits.max_seconds + GRACE_SECONDS
@@ -97,6 +101,8 @@ def make_call(
         random=random,
         wall_offset=wall_offset,
         now=now,
+        red_payload_type=getattr(offer.audio, "red_payload_type", None),
+        keep_warm=keep_warm,
     )
     channel = None
     if offer.application is not None and offer.channel_accepted:

@@ -181,6 +181,7 @@ class Worker:
             max_calls=settings.max_calls,
             wall_offset=time.time() - trio.current_time(),
             random=random.random,
+            keep_warm=settings.silence == "dtx",
         )
         self._config = config
         self._registry = context.registry
