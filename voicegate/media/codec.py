@@ -64,7 +64,7 @@ def open_decoder(name: str) -> Decoder:
         from voicegate.media.opus import OpusDecoder
 
         return OpusDecoder()
-    # Only on demand: its resampler brings PyAV in, 20 MB and 0.15 s, and hardly any call needs it.
+    # Only on demand: its resampler brings PyAV in, and hardly any call needs it.
     from voicegate.media.g711 import G711Decoder, Law
 
     return G711Decoder(Law[name])

@@ -64,9 +64,7 @@ class TransceiverCore:
         max_calls: int,
         wall_offset: float,
         random: Callable[[], float],
-        keep_warm: bool = False,
     ) -> None:
-        """`keep_warm`: clients are sent a little silence while their agents say nothing."""
         self.identity = identity
         self.max_calls = max_calls
         self.drops: Counter[str] = Counter()
@@ -78,13 +76,7 @@ class TransceiverCore:
         """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
         self._make_call = partial(
-            make_call,
-            identity=identity,
-            keys=keys,
-            certificate=certificate,
-            limits=limits,
-            keep_warm=keep_warm,
-            random=random,
+            make_call, identity=identity, keys=keys, certificate=certificate, limits=limits, random=random
         )
         self._paths = Paths(self.drops)
         self._relays = Relays(identity, keys, self._paths, drops=self.drops, totals=self.totals)
