@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.playouts import START, run
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.cushion import MARGIN, MAX_HOLD, Cushion
 from voicegate.media.playout import Playout
-
-START = 100.0
 
 
 def test_an_agent_that_keeps_ahead_is_never_held_back() -> None:
@@ -78,28 +77,19 @@ class Listener:
         self.playout = Playout(0, 48_000)
         self.sent: list[float] = []
 
-    def take(self, until: float) -> None:
-        playout = self.playout
-        if playout.poll_frame() is not None:
-            raise AssertionError("a frame was not taken")
-        while (deadline := playout.next_deadline()) is not None and deadline <= until:
-            playout.handle_timeout(deadline)
-            while playout.poll_frame() is not None:
-                self.sent.append(deadline)
-
     def answer(self, deltas: list[tuple[float, float]], start: float) -> tuple[float, int]:
         """`deltas`: (when it comes, seconds of audio). Returns (start latency, gaps heard)."""
         self.sent = []
         for at, seconds in deltas:
             now = start + at
-            self.take(now)
+            self.sent += [due for due, _ in run(self.playout, now)]
             self.playout.push(bytes(2 * int(seconds * 24_000)), now)
             if self.playout.poll_frame() is not None:
                 self.sent.append(now)
         self.playout.end_of_audio(start + deltas[-1][0])
         if self.playout.poll_frame() is not None:
             self.sent.append(start + deltas[-1][0])
-        self.take(start + 60)
+        self.sent += [due for due, _ in run(self.playout, start + 60)]
         gaps = sum(b - a > FRAME_SECONDS + 1e-6 for a, b in zip(self.sent, self.sent[1:], strict=False))
         return self.sent[0] - start, gaps
 

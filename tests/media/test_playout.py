@@ -9,25 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.playouts import START, run
 from voicegate.media.codec import FRAME_BYTES
 from voicegate.media.playout import CATCH_UP_FRAMES, PARTIAL_GRACE, Frame, Playout
 
 FIRST = 0xFFFFFFF0  # wraps with the first frame
-START = 1000.0
 
 
 def pcm(count: int, value: int = 1) -> bytes:
     return value.to_bytes(2, "little", signed=True) * count
-
-
-def run(playout: Playout, until: float) -> list[tuple[float, Frame]]:
-    """Fire the timer exactly when it is due, up to `until`."""
-    sent: list[tuple[float, Frame]] = []
-    while (deadline := playout.next_deadline()) is not None and deadline <= until:
-        playout.handle_timeout(deadline)
-        while (frame := playout.poll_frame()) is not None:
-            sent.append((deadline, frame))
-    return sent
 
 
 def test_nothing_happens_without_audio() -> None:

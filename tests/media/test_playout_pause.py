@@ -9,25 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.playouts import START, run
 from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES
 from voicegate.media.playout import CATCH_UP_FRAMES, SILENCE_SECONDS, Frame, Playout
 
-START = 1000.0
 SILENCE = bytes(FRAME_BYTES)
 
 
 def numbered(first: int, count: int) -> bytes:
     """Samples that say which they are; none is zero."""
     return b"".join((1 + (first + n) % 30_000).to_bytes(2, "little") for n in range(count))
-
-
-def run(playout: Playout, until: float) -> list[tuple[float, Frame]]:
-    sent: list[tuple[float, Frame]] = []
-    while (deadline := playout.next_deadline()) is not None and deadline <= until:
-        playout.handle_timeout(deadline)
-        while (frame := playout.poll_frame()) is not None:
-            sent.append((deadline, frame))
-    return sent
 
 
 def test_it_goes_on_with_the_next_sample_after_the_time_that_has_passed() -> None:

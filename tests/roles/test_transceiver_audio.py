@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,19 +14,21 @@ from voicegate.proto.sdp import AudioFormat, Codec
 from voicegate.roles.transceiver.audio import MAX_EARLY_BYTES, CallAudio
 
 NOW = 1000.0
+PCMU = AudioFormat(0, Codec.PCMU, 8000, 1)
 
 
-def call_audio(*, listening: bool = True) -> CallAudio:
+def call_audio(format: AudioFormat = PCMU, *, listening: bool = True, **options: Any) -> CallAudio:
     return CallAudio(
-        AudioFormat(0, Codec.PCMU, 8000, 1),
+        format,
         listening=listening,
-        ssrc=1,
+        ssrc=77,
         cname="c",
         first_sequence=0,
         first_timestamp=0,
         random=lambda: 0.5,
         wall_offset=0.0,
         now=NOW,
+        **options,
     )
 
 
@@ -79,20 +83,8 @@ def test_a_client_that_does_not_listen_keeps_nothing() -> None:
     audio.close()
 
 
-def opus_audio(*, red: int | None = None, keep_warm: bool = False, listening: bool = True) -> CallAudio:
-    audio = CallAudio(
-        AudioFormat(111, Codec.OPUS, 48_000, 2),
-        listening=listening,
-        ssrc=77,
-        cname="c",
-        first_sequence=0,
-        first_timestamp=0,
-        random=lambda: 0.5,
-        wall_offset=0.0,
-        now=NOW,
-        red_payload_type=red,
-        keep_warm=keep_warm,
-    )
+def opus_audio(**options: Any) -> CallAudio:
+    audio = call_audio(AudioFormat(111, Codec.OPUS, 48_000, 2), **options)
     audio.start(NOW)
     return audio
 
@@ -111,7 +103,7 @@ def receiver_report(about: int, fraction: int) -> bytes:
 
 
 def test_a_report_of_loss_brings_redundancy_where_negotiated() -> None:
-    audio = opus_audio(red=63)
+    audio = opus_audio(red_payload_type=63)
     audio.play(bytes(960 * 4), NOW)
     assert [packet.payload_type for packet in sent(audio)] == [111]
     assert not audio.receive_rtcp(receiver_report(78, 128), NOW)
