@@ -119,7 +119,7 @@ def test_fec_restores_what_is_lost_where_there_is_no_red() -> None:
     assert {packet.payload_type for packet in packets} == {111}
     decoder = OpusDecoder()
     assert sum(decoder.fec_samples(packet.payload) == FRAME_SAMPLES for packet in packets) > len(packets) / 3
-    assert sender.statistics() == {"bitrate": 32000, "redundant": False, "expected_loss": 10, "changes": 1}
+    assert sender.statistics() == {"redundant": False, "expected_loss": 10, "changes": 1}
 
 
 def test_a_quiet_line_is_sent_plainly() -> None:

@@ -160,6 +160,8 @@ class RealtimeAgent:
         wire = self._wire
         if self._to_agent is not None:
             pcm = self._to_agent.convert(pcm)
+            if not pcm:
+                return  # less than one of the agent's samples; the next call brings it
         if self._life is _Life.READY and wire is not None and wire.clear and not self._outbox:
             wire.send_text_nowait(realtime.encode_append(pcm))
         elif self._life is not _Life.OVER:

@@ -51,7 +51,12 @@ class RtpSender:
             self._encoder.adapt(sending.bitrate, sending.expected_loss)
 
     def statistics(self) -> dict[str, object]:
-        return {**self._adaptation.sending._asdict(), "changes": self.changes}
+        sending = self._adaptation.sending
+        return {
+            "redundant": sending.redundant,
+            "expected_loss": sending.expected_loss,
+            "changes": self.changes,
+        }
 
     def close(self) -> None:
         """Free the codec's memory."""
