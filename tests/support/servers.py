@@ -66,6 +66,8 @@ class Server:
     """Base URL with /healthz, /readyz and /metrics; empty when it has none."""
     killed: bool = False
     """By the test, so that its end is nobody's fault."""
+    own_group: bool = False
+    """It leads a process group, so that a test can signal all of it as a terminal does."""
 
     def __post_init__(self) -> None:
         self.start()
@@ -81,6 +83,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=self.own_group,
             )
 
     def kill(self) -> None:
