@@ -186,6 +186,8 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("transceiver", {"agent": {"headers": ["x: 1\r\ny: 2"]}}, "agent.headers"),
         ("transceiver", {"agent": {"session": "[]"}}, "agent.session must be a JSON object"),
         ("transceiver", {"agent": {"stall_seconds": 0}}, "agent.stall_seconds"),
+        ("transceiver", {"agent": {"url": "ws://x", "audio_rate_in": 44_100}}, "24000, 16000, 8000"),
+        ("transceiver", {"agent": {"audio_rate_out": 8000}}, "agent.audio_rate_out: the embedded parrot"),
         ("transceiver", {"transceiver": {"id": 2**20}}, "transceiver.id must be"),
         ("transceiver", {"transceiver": {"link_listen": "[::]:1"}}, "transceiver.link_listen"),
         ("transceiver", {"transceiver": {"control_listen": "0.0.0.0:0"}}, "transceiver.control_listen"),

@@ -113,6 +113,10 @@ class TransceiverConfig(_Section, frozen=True):
     checks every 20 to 30 s)."""
     drain_seconds: float = 0.0
     """How long SIGTERM waits for calls to end by themselves."""
+    silence: Literal["none", "dtx"] = "none"
+    """What a client is sent while the agent says nothing. none: nothing, the RTP timestamps jump; browsers
+    are content with it, and their consent checks keep every NAT open. dtx: a frame of silence every 400 ms,
+    for clients that take a stream without packets for a broken one."""
 
 
 class KeyConfig(_Section, frozen=True):
@@ -177,6 +181,9 @@ class AgentConfig(_Section, frozen=True):
     """`Name: value`, sent with the WebSocket handshake."""
     session: str = ""
     """A JSON object sent as the first `session.update`, merged over the audio formats voicegate needs."""
+    audio_rate_in: int = 24_000
+    audio_rate_out: int = 24_000
+    """What the agent hears and what it speaks, in Hz of its audio/pcm: 24000, 16000 or 8000."""
     connect_seconds: float = 10.0
     stall_seconds: float = 20.0
     """A call ends when this long the agent takes nothing of what is sent to it."""

@@ -33,6 +33,8 @@ _ID_LIMIT = 2**20
 """The ticket has 20 bits for the transceiver."""
 _MAX_WORKERS = 256
 """More than the CPUs of any machine that one relay is run on."""
+_AGENT_RATES = (24_000, 16_000, 8_000)
+"""What servers of the Realtime protocol speak: OpenAI's own, most speech recognisers', the telephone's."""
 _CLUSTER_LIMIT = 2**12
 """And 12 for the cluster."""
 _CALL_SECONDS_LIMIT = 2**23 - 600
@@ -194,6 +196,11 @@ def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:
             msgspec.json.decode(agent.session, type=dict[str, Any])
         except msgspec.DecodeError as error:
             yield f"agent.session must be a JSON object: {error}"
+    for key in ("audio_rate_in", "audio_rate_out"):
+        if getattr(agent, key) not in _AGENT_RATES:
+            yield f"agent.{key} must be one of {', '.join(map(str, _AGENT_RATES))} (Hz)"
+        elif not agent.url and getattr(agent, key) != _AGENT_RATES[0]:
+            yield f"agent.{key}: the embedded parrot (agent.url is empty) knows only {_AGENT_RATES[0]}"
     for key in ("connect_seconds", "stall_seconds"):
         if getattr(agent, key) <= 0:
             yield f"agent.{key} must be more than 0"

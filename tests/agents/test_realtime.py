@@ -27,7 +27,9 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import TextMessage
 
+from tests.media.signals import best_match, frames, level, tone
 from tests.support import speech
+from tests.support.models import official
 from voicegate import logs
 from voicegate.agents import realtime as client_module
 from voicegate.agents.parrot.server import serve_parrot
@@ -75,8 +77,8 @@ class Peer:
     async def hear(self) -> dict[str, Any]:
         """The client's next event; what the client says is always what the official models say."""
         text = await self.connection.get_message()
-        assert not CLIENT_EVENT.validate_json(text).model_extra
         event: dict[str, Any] = json.loads(text)
+        assert not CLIENT_EVENT.validate_python(official(event)).model_extra
         return event
 
     async def hear_audio(self, size: int) -> bytes:
@@ -427,6 +429,38 @@ async def test_audio_cut_anywhere_is_put_together() -> None:
     assert [d.pcm for d in deltas if d.item_id != "i"] == [b"\1\2", b"\4\5"]
     assert call.agent.statistics()["audio_empty"] == 1
     assert call.agent.statistics()["audio_odd"] == 3
+
+
+async def test_an_agent_with_other_rates_hears_and_speaks_them() -> None:
+    """Told in its session, resampled both ways; each item on its own, and the samples exactly counted."""
+    spoken = tone(500, 1.0, rate=8000)
+    asked: dict[str, Any] = {}
+    heard = bytearray()
+
+    async def script(peer: Peer) -> None:
+        asked.update((await peer.welcome())["audio"])
+        for start in range(0, len(spoken), 333):
+            await peer.say("response.output_audio.delta", item_id="i", delta=spoken[start : start + 333])
+        await peer.say("response.output_audio.delta", item_id="j", delta=bytes(2000))
+        heard.extend(await peer.hear_audio(2 * 16_000))
+        await peer.say("response.done", response={})
+
+    async with serving(script) as (url, nursery):
+        call = Call(url, settings={"audio_rate_in": 16_000, "audio_rate_out": 8_000})
+        nursery.start_soon(call.lost)
+        for frame in frames(tone(500, 1.0)):
+            call.agent.send_audio_nowait(frame)
+        await call.until(ResponseDone)
+    assert asked["input"]["format"] == {"type": "audio/pcm", "rate": 16_000}
+    assert asked["output"]["format"] == {"type": "audio/pcm", "rate": 8_000}
+    deltas = [event for event in call.events if isinstance(event, AudioDelta)]
+    first = b"".join(event.pcm for event in deltas if event.item_id == "i")
+    assert len(first) == 3 * len(spoken)
+    assert best_match(tone(500, 1.0), first, longest_delay=60) == (48, pytest.approx(1, abs=0.001))
+    second = b"".join(event.pcm for event in deltas if event.item_id == "j")
+    assert len(second) == 6000
+    assert level(second) == 0
+    assert best_match(tone(500, 1.0, rate=16_000), bytes(heard), longest_delay=40)[1] > 0.999
 
 
 async def test_bad_events_are_counted_and_the_call_goes_on() -> None:

@@ -9,25 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.playouts import START, run
 from voicegate.media.codec import FRAME_BYTES
 from voicegate.media.playout import CATCH_UP_FRAMES, PARTIAL_GRACE, Frame, Playout
 
 FIRST = 0xFFFFFFF0  # wraps with the first frame
-START = 1000.0
 
 
 def pcm(count: int, value: int = 1) -> bytes:
     return value.to_bytes(2, "little", signed=True) * count
-
-
-def run(playout: Playout, until: float) -> list[tuple[float, Frame]]:
-    """Fire the timer exactly when it is due, up to `until`."""
-    sent: list[tuple[float, Frame]] = []
-    while (deadline := playout.next_deadline()) is not None and deadline <= until:
-        playout.handle_timeout(deadline)
-        while (frame := playout.poll_frame()) is not None:
-            sent.append((deadline, frame))
-    return sent
 
 
 def test_nothing_happens_without_audio() -> None:
@@ -153,7 +143,7 @@ def test_a_rest_at_the_end_of_the_grid_waits_from_there() -> None:
     assert playout.poll_frame() is not None
     assert playout.next_deadline() == pytest.approx(START + 0.02 + PARTIAL_GRACE)
     playout.push(pcm(460), START + 0.03)
-    assert playout.poll_frame() == Frame(pcm(480), 1440, True)
+    assert run(playout, START + 1) == [(pytest.approx(START + 0.035), Frame(pcm(480), 1680, True))]
 
 
 def test_clear_is_immediate_and_counts() -> None:

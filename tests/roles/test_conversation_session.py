@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.scene import CLIENT_EVENT, Scene
+from voicegate.proto import realtime
 from voicegate.roles.transceiver.downgrade import LADDER, downgrade
 from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.session import ANSWER_SECONDS, MAX_PENDING
 
 PCM = {"type": "audio/pcm", "rate": 24000}
+NARROW = realtime.pcm_formats(16_000, 8_000)
 
 SDK = {
     "type": "realtime",
@@ -288,3 +290,33 @@ class TestDowngrade:
             for param in ("session.audio.input.turn_detection.type", "session.tools[0].name", "audio[1][0]"):
                 downgrade(session, param, "")
             assert session["type"] == "realtime"
+
+
+def test_an_agent_with_other_rates_is_told_them_and_the_client_is_not() -> None:
+    scene = Scene(formats=NARROW)
+    scene.say("session.update", session=SDK)
+    asked = scene.asked("session.update")[-1]["session"]["audio"]
+    assert asked["input"]["format"] == {"type": "audio/pcm", "rate": 16_000}
+    assert asked["output"]["format"] == {"type": "audio/pcm", "rate": 8_000}
+    Refuser(scene, []).run()
+    shown = scene.of("session.updated")[-1]["session"]["audio"]
+    assert shown["input"]["format"] == shown["output"]["format"] == PCM
+    assert scene.of("error") == []
+    scene.say("input_audio_buffer.append", audio="AAAA")
+    assert "24 kHz" in scene.of("error")[-1]["error"]["message"]
+    assert scene.asked("input_audio_buffer.append") == []
+
+
+@pytest.mark.parametrize("said", [{"type": "audio/pcm", "rate": 16_000}, {"type": "audio/pcmu"}, {"type": 7}])
+def test_an_agent_that_speaks_another_format_is_told_of_once(said: dict[str, Any]) -> None:
+    scene = Scene()
+    for _ in range(3):
+        scene.say("session.update", session={"type": "realtime", "instructions": "x"})
+        audio = {"input": {"format": PCM}, "output": {"format": said}}
+        scene.agent("session.updated", session={"type": "realtime", "audio": audio})
+    (error,) = scene.of("error")
+    assert error["error"]["code"] == "agent_audio_format"
+    assert error["error"]["param"] == "session.audio.output.format"
+    assert "24000 Hz" in error["error"]["message"]
+    assert "agent.audio_rate_out" in error["error"]["message"]
+    assert len(scene.of("session.updated")) == 3

@@ -1,28 +1,34 @@
-"""voicegate.roles.transceiver.audio: what the agent says before the client is there."""
+"""voicegate.roles.transceiver.audio: what the agent says before the client is there, loss, silence."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voicegate.proto.rtcp import ReceiverReport, ReportBlock, build_receiver_report
+from voicegate.proto.rtp import RtpPacket, parse_rtp_untrusted
 from voicegate.proto.sdp import AudioFormat, Codec
 from voicegate.roles.transceiver.audio import MAX_EARLY_BYTES, CallAudio
 
 NOW = 1000.0
+PCMU = AudioFormat(0, Codec.PCMU, 8000, 1)
 
 
-def call_audio(*, listening: bool = True) -> CallAudio:
+def call_audio(format: AudioFormat = PCMU, *, listening: bool = True, **options: Any) -> CallAudio:
     return CallAudio(
-        AudioFormat(0, Codec.PCMU, 8000, 1),
+        format,
         listening=listening,
-        ssrc=1,
+        ssrc=77,
         cname="c",
         first_sequence=0,
         first_timestamp=0,
         random=lambda: 0.5,
         wall_offset=0.0,
         now=NOW,
+        **options,
     )
 
 
@@ -74,4 +80,54 @@ def test_a_client_that_does_not_listen_keeps_nothing() -> None:
     audio = call_audio(listening=False)
     audio.play(bytes(MAX_EARLY_BYTES), NOW)
     assert not audio.stop_playing(NOW)
+    audio.close()
+
+
+def opus_audio(**options: Any) -> CallAudio:
+    audio = call_audio(AudioFormat(111, Codec.OPUS, 48_000, 2), **options)
+    audio.start(NOW)
+    return audio
+
+
+def sent(audio: CallAudio) -> list[RtpPacket]:
+    packets = []
+    while (packet := audio.poll_packet()) is not None:
+        if not packet[0]:
+            packets.append(parse_rtp_untrusted(packet[1]))
+    return packets
+
+
+def receiver_report(about: int, fraction: int) -> bytes:
+    block = ReportBlock(about, fraction, 0, 0, 0, 0, 0)
+    return build_receiver_report(ReceiverReport(9, (block,)))
+
+
+def test_a_report_of_loss_brings_redundancy_where_negotiated() -> None:
+    audio = opus_audio(red_payload_type=63)
+    audio.play(bytes(960 * 4), NOW)
+    assert [packet.payload_type for packet in sent(audio)] == [111]
+    assert not audio.receive_rtcp(receiver_report(78, 128), NOW)
+    audio.handle_timeout(NOW + 0.02)
+    assert [packet.payload_type for packet in sent(audio)] == [111]
+    assert not audio.receive_rtcp(receiver_report(77, 13), NOW + 0.03)
+    for n in (2, 3):
+        audio.handle_timeout(NOW + 0.02 * n)
+    assert [packet.payload_type for packet in sent(audio)] == [63, 63]
+    assert audio.statistics()["sending"] == {
+        "redundant": True,
+        "expected_loss": 0,
+        "changes": 1,
+    }
+    audio.close()
+
+
+@pytest.mark.parametrize(("keep_warm", "listening"), [(True, True), (False, True), (True, False)])
+def test_silence_is_sent_where_asked_for(keep_warm: bool, listening: bool) -> None:
+    audio = opus_audio(keep_warm=keep_warm, listening=listening)
+    packets = []
+    for n in range(100):
+        audio.handle_timeout(NOW + 0.02 * n)
+        packets += sent(audio)
+    assert len(packets) == (4 if keep_warm and listening else 0)
+    assert audio.played_samples == 0
     audio.close()

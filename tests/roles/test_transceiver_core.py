@@ -133,6 +133,14 @@ class TestMedia:
         rig.run(1.0)
         assert not client.heard
 
+    def test_silence_is_sent_where_configured(self) -> None:
+        rig = Rig()
+        client, _ = connected(rig, wishes={"keep_warm": True})
+        rig.run(4.0)
+        assert len(client.heard) == pytest.approx(4.5 / 0.4, abs=2)
+        gaps = [b.at - a.at for a, b in zip(client.heard, client.heard[1:], strict=False)]
+        assert gaps == [pytest.approx(0.4)] * len(gaps)
+
     def test_stopping_is_immediate(self) -> None:
         rig = Rig()
         client, call_id = connected(rig)

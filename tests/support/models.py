@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
@@ -35,4 +36,15 @@ def client_event(text: str | bytes) -> Event:
     event: Event = json.loads(text)
     if event["type"] in CLIENT_TYPES:
         CLIENT_EVENT.validate_python(event)
+    return event
+
+
+def official(event: Event) -> Event:
+    """The event as if its audio formats had the one rate that the models know; open servers have others."""
+    if event["type"] != "session.update":
+        return event
+    event = deepcopy(event)
+    for side in event["session"].get("audio", {}).values():
+        if side.get("format", {}).get("rate") in (8_000, 16_000):
+            side["format"]["rate"] = 24_000
     return event

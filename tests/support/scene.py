@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.models import CLIENT_EVENT, CLIENT_TYPES, SERVER_EVENT, SERVER_TYPES, Event
+from tests.support.models import CLIENT_EVENT, CLIENT_TYPES, SERVER_EVENT, SERVER_TYPES, Event, official
 from voicegate.agents.parrot.core import ParrotSession
 from voicegate.media.codec import FRAME_SAMPLES, open_encoder
 from voicegate.proto import realtime
@@ -209,7 +209,7 @@ class Scene:
         while (data := self.conversation.poll_to_agent()) is not None:
             event = json.loads(data)
             if event["type"] in CLIENT_TYPES:
-                CLIENT_EVENT.validate_python(event)
+                CLIENT_EVENT.validate_python(official(event))
             self.upstream.append(event)
             if self.parrot is not None:
                 self.parrot.receive_event_untrusted(data, self.now)

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -41,6 +41,9 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+
+if TYPE_CHECKING:
+    from voicegate.media.resample import Resampler
 
 __all__ = [
     "AgentError",
@@ -132,7 +135,12 @@ class RealtimeAgent:
         self._settings = settings
         self._url = _address(settings.url, model or settings.model)
         self._headers = _headers(settings)
-        self._session = realtime.session_settings(configured_session(settings), session or {})
+        self._session = realtime.session_settings(
+            configured_session(settings), session or {}, formats=audio_formats(settings)
+        )
+        self._to_agent = _open_resampler(realtime.SAMPLE_RATE, settings.audio_rate_in)
+        self._from_agent = _open_resampler(settings.audio_rate_out, realtime.SAMPLE_RATE)
+        """None: the agent's audio is 24 kHz, as everywhere else here."""
         self._tls = ssl_context
         self._on_event = on_event
         self._log = get_logger(__name__).bind(call=call_id)
@@ -150,6 +158,10 @@ class RealtimeAgent:
     def send_audio_nowait(self, pcm: bytes) -> None:
         """Microphone audio, s16le at 24 kHz mono. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
         wire = self._wire
+        if self._to_agent is not None:
+            pcm = self._to_agent.convert(pcm)
+            if not pcm:
+                return  # less than one of the agent's samples; the next call brings it
         if self._life is _Life.READY and wire is not None and wire.clear and not self._outbox:
             wire.send_text_nowait(realtime.encode_append(pcm))
         elif self._life is not _Life.OVER:
@@ -260,7 +272,7 @@ class RealtimeAgent:
             item = inbox.popleft()
             events += 1
             if isinstance(item, AudioDelta):
-                self._on_event(item)
+                self._hand_on(item, item.pcm)
             else:
                 size += len(item)
                 self._on_message(item)
@@ -305,6 +317,8 @@ class RealtimeAgent:
         # Servers that pass on a byte stream cut it anywhere: half a sample belongs to the next delta of
         # the item.
         item_id, rest = self._odd
+        if self._from_agent is not None and item_id != event.item_id:
+            self._from_agent.begin()
         pcm = rest + event.pcm if rest and item_id == event.item_id else event.pcm
         whole = len(pcm) & ~1
         self._odd = (event.item_id, pcm[whole:])
@@ -317,7 +331,14 @@ class RealtimeAgent:
             ids = (event.response_id, event.item_id, event.content_index)
             starts = range(0, whole, MAX_DELTA)
             self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + MAX_DELTA]) for at in reversed(starts))
-        elif pcm is event.pcm:
+        else:
+            self._hand_on(event, pcm)
+
+    def _hand_on(self, event: AudioDelta, pcm: bytes) -> None:
+        """Whole samples of the agent's, no more than MAX_DELTA, as 24 kHz."""
+        if self._from_agent is not None:
+            pcm = self._from_agent.convert(pcm)
+        if pcm is event.pcm:
             self._on_event(event)
         else:
             self._on_event(AudioDelta(event.response_id, event.item_id, event.content_index, pcm))
@@ -345,6 +366,20 @@ def check_settings(settings: AgentConfig) -> None:
 def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
     """The address and the headers with which the agent is dialled. Raises ConfigError."""
     return _address(settings.url, model or settings.model), _headers(settings)
+
+
+def audio_formats(settings: AgentConfig) -> realtime.Formats:
+    """What the agent hears and speaks."""
+    return realtime.pcm_formats(settings.audio_rate_in, settings.audio_rate_out)
+
+
+def _open_resampler(from_rate: int, to_rate: int) -> Resampler | None:
+    if from_rate == to_rate:
+        return None
+    # Only on demand: it brings PyAV in, and few agents need it.
+    from voicegate.media.resample import Resampler
+
+    return Resampler(from_rate, to_rate)
 
 
 class _FloodMeter:

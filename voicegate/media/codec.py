@@ -48,6 +48,12 @@ class Encoder(Protocol):
     def encode(self, pcm: bytes) -> bytes:
         """The payload for exactly FRAME_BYTES of PCM."""
 
+    def adapt(self, bitrate: int, expected_loss: int) -> None:
+        """From the next frame on, about this many bits a second, and ready for this much loss, in percent.
+
+        A codec without such a choice ignores it.
+        """
+
     def close(self) -> None:
         """Free the codec's memory. The encoder is not used afterwards."""
 
@@ -58,7 +64,7 @@ def open_decoder(name: str) -> Decoder:
         from voicegate.media.opus import OpusDecoder
 
         return OpusDecoder()
-    # Only on demand: its resampler brings PyAV in, 20 MB and 0.15 s, and hardly any call needs it.
+    # Only on demand: its resampler brings PyAV in, and hardly any call needs it.
     from voicegate.media.g711 import G711Decoder, Law
 
     return G711Decoder(Law[name])

@@ -1,10 +1,7 @@
 """G.711 (PCMU and PCMA of RFC 3551 section 4.5.14): 8 kHz on the wire, 24 kHz PCM outside.
 
-The companding is table look-up. The resampling is libswresample through PyAV's AudioResampler, a 32-tap
-polyphase filter at 8 kHz: 2 ms of delay in each direction, and no sample held back beyond that (the filter is
-primed with silence, so every payload of n samples gives exactly 3 n). Measured, per 20-ms frame with
-companding: decode 19 us, encode 29 us. Importing this module brings PyAV in: 20 MB and 0.15 s, once in a
-process.
+The companding is table look-up. The resampling is `voicegate.media.resample`: 2 ms of delay in each
+direction, and a payload of n samples gives exactly 3 n. Measured, per 20-ms frame: decode 19 us, encode 29.
 
 Concealment is repeat-and-fade: the last 20 ms again and again, down to silence in 60 ms.
 """
@@ -16,18 +13,14 @@ from enum import IntEnum
 from itertools import cycle, islice, pairwise
 from typing import Final
 
-import av
-from av.audio.resampler import AudioResampler
-
 from voicegate.media.codec import CLOCK_RATES, FRAME_BYTES, PCM_RATE
+from voicegate.media.resample import Resampler
 from voicegate.proto.errors import BadPacket
 
 MAX_PAYLOAD: Final = 960
 """120 ms, like the longest Opus packet."""
 _RATE = 8_000
 _RATIO = PCM_RATE // _RATE
-_DELAY = 16
-"""What the resampler's filter holds back, in samples at 8 kHz."""
 _FRAME = 160
 """One frame at 8 kHz."""
 _FADE_STEPS = 480
@@ -48,7 +41,7 @@ class G711Decoder:
 
     def __init__(self, law: Law) -> None:
         self._low, self._high = _DECODE[law]
-        self._resampler = _Resampler(_RATE, PCM_RATE)
+        self._resampler = Resampler(_RATE, PCM_RATE)
         self._last = array("h", bytes(2 * _FRAME))
         self._faded = 0  # samples concealed in a row
 
@@ -101,7 +94,7 @@ class G711Encoder:
 
     def __init__(self, law: Law) -> None:
         self._table = _ENCODE[law]
-        self._resampler = _Resampler(PCM_RATE, _RATE)
+        self._resampler = Resampler(PCM_RATE, _RATE)
 
     def encode(self, pcm: bytes) -> bytes:
         """The 160 bytes for exactly FRAME_BYTES of PCM."""
@@ -109,31 +102,11 @@ class G711Encoder:
         narrow = self._resampler.convert(pcm)
         return bytes(map(self._table.__getitem__, memoryview(narrow).cast("H")))
 
+    def adapt(self, bitrate: int, expected_loss: int) -> None:
+        """G.711 has one bit rate and no redundancy."""
+
     def close(self) -> None:
         del self._resampler
-
-
-class _Resampler:
-    """Mono s16 from one rate to another: every call gives exactly its share of samples, `_DELAY` late."""
-
-    __slots__ = ("_from", "_resampler", "_to")
-
-    def __init__(self, from_rate: int, to_rate: int) -> None:
-        self._from, self._to = from_rate, to_rate
-        self._resampler = AudioResampler("s16", "mono", to_rate)
-        # Fill the filter, and one frame more: a very short first input would not come out in step.
-        primed = self.convert(bytes(2 * (_DELAY + _FRAME) * from_rate // _RATE))
-        assert len(primed) == 2 * _FRAME * to_rate // _RATE, "libswresample holds back what its filter needs"
-
-    def convert(self, pcm: bytes) -> bytes:
-        if not pcm:
-            return b""
-        frame = av.AudioFrame("s16", "mono", len(pcm) // 2)
-        frame.sample_rate = self._from
-        frame.planes[0].update(pcm)
-        return b"".join(
-            bytes(memoryview(out.planes[0])[: 2 * out.samples]) for out in self._resampler.resample(frame)
-        )
 
 
 def _decode_mu_law(code: int) -> int:

@@ -18,8 +18,12 @@ Measured (libopus 1.6.1, 20-ms frames of a voice-like signal, 32 kbit/s, best of
     RESTRICTED_LOWDELAY        9          66      24       2.5 ms
 
 So the default is RESTRICTED_LOWDELAY at complexity 4: the same CELT layer as AUDIO, 4 ms sooner. It cannot
-send in-band FEC: that needs VOIP or AUDIO with an expected loss, at four times the cost, and is worth it only
-towards a client that reports loss.
+send in-band FEC, which only the SILK and hybrid modes have: those are for a client that reports loss. With
+10 % expected, same signal and machine, a run in which the default took 24 us:
+
+    VOIP at complexity 4: 123 us, hybrid      2: 93 us, hybrid      1: 44 us, SILK      0: 43 us, SILK
+
+So FEC is VOIP at complexity 1: speech up to 8 kHz, for twice the time.
 """
 
 from __future__ import annotations
@@ -136,6 +140,9 @@ class OpusDecoder:
         del self._state, self._out, self._address
 
 
+_FEC_COMPLEXITY = 1
+
+
 class OpusEncoder:
     """20-ms frames of 24 kHz mono PCM to one Opus stream. `bitrate` is in bits a second."""
 
@@ -151,12 +158,13 @@ class OpusEncoder:
         lib = library()
         self._state = ctypes.create_string_buffer(lib.opus_encoder_get_size(1))
         self._address = ctypes.addressof(self._state)
-        _check(lib.opus_encoder_init(self._address, PCM_RATE, 1, application))
+        self._quiet_line = (application, complexity)
+        self._expected_loss = 0
         self._out = ctypes.create_string_buffer(_MAX_ENCODED_PAYLOAD)
         self._payload = memoryview(self._out)
         self._encode = lib.opus_encode
+        self._begin(application, complexity)
         self._set(_Request.BITRATE, bitrate)
-        self._set(_Request.COMPLEXITY, complexity)
 
     def encode(self, pcm: bytes) -> bytes:
         """The packet for exactly FRAME_BYTES of PCM."""
@@ -170,9 +178,29 @@ class OpusEncoder:
         self._set(_Request.INBAND_FEC, 1 if percent else 0)
         self._set(_Request.PACKET_LOSS_PERC, percent)
 
+    def adapt(self, bitrate: int, expected_loss: int) -> None:
+        """From the next frame on: this bit rate, and in-band FEC where some loss is expected, in percent.
+
+        FEC comes and goes with a new state in the same memory: libopus changes no application once a frame is
+        encoded. The decoder blends the modes into each other (RFC 6716 section 4.5).
+        """
+        if bool(expected_loss) != bool(self._expected_loss):
+            application, complexity = self._quiet_line
+            if expected_loss:
+                application, complexity = Application.VOIP, _FEC_COMPLEXITY
+            self._begin(application, complexity)
+        if expected_loss != self._expected_loss:
+            self._expected_loss = expected_loss
+            self.expect_loss(expected_loss)
+        self._set(_Request.BITRATE, bitrate)
+
     def close(self) -> None:
         self._payload.release()
         del self._state, self._out, self._address
+
+    def _begin(self, application: Application, complexity: int) -> None:
+        _check(library().opus_encoder_init(self._address, PCM_RATE, 1, application))
+        self._set(_Request.COMPLEXITY, complexity)
 
     def _set(self, request: _Request, value: int) -> None:
         # A variadic C function: the value must be a C int and stay out of argtypes.

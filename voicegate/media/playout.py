@@ -12,18 +12,25 @@ dropping a queue, and is encoded only when it is due. Rules:
   each other closely. A tick later than that does not burst: a new grid begins as after an underrun. Nothing
   is lost.
 * What is less than a frame waits for more; `end_of_audio` or PARTIAL_GRACE sends it, filled with silence.
+* An agent that let the queue run dry in this call is given a `Cushion`: its next grid begins that much later.
+* `pause` stops within a frame and keeps everything; `resume` goes on with the next sample, with a timestamp
+  moved on by the time that has passed. Audio may be pushed, ended and cleared meanwhile.
+* After `keep_warm` a frame of silence is sent every SILENCE_SECONDS without another. It has a place on the
+  grid and is nobody's audio: not counted as played, and nothing to be heard until.
 
-After each of `push`, `end_of_audio` and `handle_timeout` at most one frame is ready: take it with
+After each of `push`, `end_of_audio`, `resume` and `handle_timeout` at most one frame is ready: take it with
 `poll_frame`, then read `next_deadline`, which may already have passed.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
+from voicegate.media.cushion import Cushion
 
 DEFAULT_LIMIT_SECONDS: Final = 600.0
 """The longest answer that is kept: ten minutes, several times what a model says in one turn; 29 MB."""
@@ -32,6 +39,9 @@ CATCH_UP_FRAMES: Final = 10
 faster until it is level again; a new grid instead would put a pause into the answer at each stall."""
 PARTIAL_GRACE: Final = 0.1
 """How long less than a frame waits for the rest: longer than a live agent pauses between deltas."""
+SILENCE_SECONDS: Final = 0.4
+"""From one frame of silence to the next: as often as libopus sends one in DTX (RFC 7587 section 3.1.3)."""
+_SILENCE: Final = bytes(FRAME_BYTES)
 _TOLERANCE = 1e-6
 """A timer that fires a rounding error early is on time."""
 
@@ -67,6 +77,11 @@ class PlayoutCounts:
     """Samples dropped by `clear`."""
     odd_bytes: int = 0
     """Half samples at the end of a push, cut off."""
+    held_back: int = 0
+    """Talk spurts that began later than they could, for an agent that delivers in fits."""
+    pauses: int = 0
+    silence_frames: int = 0
+    """Sent to keep a silent client's path warm."""
 
 
 class Playout:
@@ -80,16 +95,22 @@ class Playout:
         self._clock_rate = clock_rate
         self._frame_units = clock_rate * FRAME_SAMPLES // PCM_RATE
         self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
-        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`.
+        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`,
+        # and one that `pause` took back.
         self._frames: deque[bytes] = deque()
         self._partial = b""
         self._partial_since = 0.0
         self._queued = 0  # bytes in _frames and _partial
         self._ready: bytes | None = None
+        self._cushion = Cushion()
+        self.paused = False
         self._first_timestamp = first_timestamp
         self._started: float | None = None  # when the first frame of all was due: zero of the RTP clock
-        self._origin = 0.0  # of the grid in force
+        self._origin = -math.inf  # of the grid in force
         self._index = 0  # the next free place on it
+        self._marker = False  # the next frame of the agent's audio comes after a silence
+        self._heard_until: float | None = None
+        self._silence_due = math.inf
 
     def push(self, pcm: bytes, now: float) -> None:
         """Queue PCM of any length. More than the limit, and half a sample at the end, is cut and counted."""
@@ -107,31 +128,53 @@ class Playout:
         whole = len(data) // FRAME_BYTES
         self._queued += len(data) - len(self._partial)
         empty = not self._frames
+        start = self._cushion.frames_came(whole, now) if whole else now
         self._frames.extend(
             [data[at : at + FRAME_BYTES] for at in range(0, whole * FRAME_BYTES, FRAME_BYTES)]
         )
         self._partial = data[whole * FRAME_BYTES :]
         self._partial_since = now
         if empty and self._frames:
-            self._resume(now)
+            self._go_on(now, start)
         self._advance(now)
 
     def end_of_audio(self, now: float) -> None:
         """No more belongs to this answer: its last frame goes out in its turn, filled up with silence."""
         self._flush_partial(now)
+        self._cushion.answer_over()
+        if self._index == 0 and self._frames and now < self._origin:
+            self._origin = now  # held back for what has come
         self._advance(now)
 
     def clear(self, now: float) -> Cleared:
         """Forget everything that is not sent, at once: the next `poll_frame` has nothing."""
         dropped = self.queued_samples
-        if self._ready is not None:
-            self._ready = None
-            self._index -= 1  # it never left, so its place on the grid and on the RTP clock is free again
+        self._take_back()
+        self._cushion.answer_cut()
         self._frames.clear()
         self._partial = b""
         self._queued = 0
         self.counts.dropped_samples += dropped
         return Cleared(self._played, dropped)
+
+    def pause(self, now: float) -> None:
+        """Send no more of the agent's audio: the next `poll_frame` has none. Nothing is lost."""
+        if not self.paused:
+            self.paused = True
+            self.counts.pauses += 1
+            self._take_back()
+
+    def resume(self, now: float) -> None:
+        """Go on from the sample where `pause` stopped."""
+        if self.paused:
+            self.paused = False
+            if self._frames:
+                self._go_on(now, now)
+            self._advance(now)
+
+    def keep_warm(self, now: float) -> None:
+        """From now on send a frame of silence whenever SILENCE_SECONDS pass without a frame."""
+        self._silence_due = now + SILENCE_SECONDS
 
     def handle_timeout(self, now: float) -> None:
         """Call when `next_deadline` has come; earlier or later does no harm."""
@@ -143,27 +186,32 @@ class Playout:
         if pcm is None:
             return None
         self._ready = None
+        timestamp = self._timestamp(self._index - 1)
+        end = self._due()
+        if self._silence_due != math.inf:
+            self._silence_due = end - FRAME_SECONDS + SILENCE_SECONDS
+        if pcm is _SILENCE:
+            self.counts.silence_frames += 1
+            return Frame(pcm, timestamp, False)
+        self._heard_until = end
         self._played += len(pcm) // 2
         self.counts.frames += 1
-        place = self._index - 1
-        return Frame(
-            pcm if len(pcm) == FRAME_BYTES else pcm.ljust(FRAME_BYTES, b"\0"),
-            self._timestamp(place),
-            place == 0,
-        )
+        marker, self._marker = self._marker, False
+        return Frame(pcm if len(pcm) == FRAME_BYTES else pcm.ljust(FRAME_BYTES, b"\0"), timestamp, marker)
 
     def next_deadline(self) -> float | None:
         """When the next frame is due, or None while there is nothing to send."""
-        if self._frames:
+        if self._frames and not self.paused:
             return self._due()
-        if self._partial:
-            return self._partial_deadline()
-        return None
+        deadline = self._silence_due
+        if self._partial and not self.paused:
+            deadline = min(deadline, self._partial_deadline())
+        return None if deadline == math.inf else deadline
 
     @property
     def speaking(self) -> bool:
-        """Whether anything is still to be sent."""
-        return bool(self._frames or self._partial or self._ready)
+        """Whether any of the agent's audio is still to be sent."""
+        return self.queued_samples > 0
 
     @property
     def played_samples(self) -> int:
@@ -173,11 +221,12 @@ class Playout:
     @property
     def queued_samples(self) -> int:
         """Samples pushed and neither given out nor dropped."""
-        return (self._queued + len(self._ready or b"")) // 2
+        ready = self._ready
+        return (self._queued + (0 if ready is None or ready is _SILENCE else len(ready))) // 2
 
     def heard_until(self) -> float | None:
-        """When the last frame given out has been spoken to its end here, or None before the first of all."""
-        return None if self._started is None else self._due()
+        """When the agent's last frame given out has been spoken to its end here; None before the first."""
+        return self._heard_until
 
     def statistics(self) -> PlayoutCounts:
         return self.counts
@@ -186,9 +235,13 @@ class Playout:
         """Make at most one frame ready, if its time has come."""
         if self._ready is not None:
             return
+        if self.paused:
+            self._advance_silence(now)
+            return
         if not self._frames and self._partial and now + _TOLERANCE >= self._partial_deadline():
             self._flush_partial(now)
         if not self._frames:
+            self._advance_silence(now)
             return
         late = now - self._due()
         if late < -_TOLERANCE:
@@ -200,7 +253,27 @@ class Playout:
             self.counts.late_ticks += 1
         self._ready = self._frames.popleft()
         self._queued -= len(self._ready)
+        self._take_place()
+
+    def _advance_silence(self, now: float) -> None:
+        if now + _TOLERANCE >= self._silence_due:
+            self._origin, self._index, self._marker = now, 0, True
+            self._ready = _SILENCE
+            self._take_place()
+
+    def _take_place(self) -> None:
+        if self._started is None:
+            self._started = self._origin
         self._index += 1
+
+    def _take_back(self) -> None:
+        """A frame that nobody fetched never left: its place on the grid and the RTP clock is free again."""
+        ready = self._ready
+        if ready is not None and ready is not _SILENCE:
+            self._ready = None
+            self._index -= 1
+            self._frames.appendleft(ready)
+            self._queued += len(ready)
 
     def _flush_partial(self, now: float) -> None:
         """Make less than a frame the next frame of the queue; `poll_frame` fills it up."""
@@ -210,18 +283,20 @@ class Playout:
         self._frames.append(self._partial)
         self._partial = b""
         if empty:
-            self._resume(now)
+            self._go_on(now, now)
 
-    def _resume(self, now: float) -> None:
-        """There is something to send again: along the grid if its next place is still to come."""
-        if self._started is None or now > self._due() + _TOLERANCE:
-            self._new_grid(now)
+    def _go_on(self, now: float, start: float) -> None:
+        """There is something to send again: along the grid if its next place is still to come, else from
+        `start` on, or from now."""
+        if not self.paused and now > self._due() + _TOLERANCE:
+            if start > now:
+                self.counts.held_back += 1
+            self._new_grid(max(now, start))
 
-    def _new_grid(self, now: float) -> None:
-        if self._started is None:
-            self._started = now
-        self._origin = now
+    def _new_grid(self, origin: float) -> None:
+        self._origin = origin
         self._index = 0
+        self._marker = True
         self.counts.talk_spurts += 1
 
     def _due(self) -> float:
@@ -229,8 +304,7 @@ class Playout:
         return self._origin + self._index * FRAME_SECONDS
 
     def _partial_deadline(self) -> float:
-        since = self._partial_since if self._started is None else max(self._partial_since, self._due())
-        return since + PARTIAL_GRACE
+        return max(self._partial_since, self._due()) + PARTIAL_GRACE
 
     def _timestamp(self, place: int) -> int:
         """RFC 3550 section 5.1: it counts on through silence, from a start nobody can guess."""

@@ -5,7 +5,7 @@ string `type`. Only the few that the media path acts on are opened here, and of 
 are used; every other event is `OtherEvent`, whole and unread, so that a translator can pass it on.
 Servers differ in what they leave out: every field but the audio itself has a default.
 
-Audio inside events is base64 of 24 kHz, 16-bit, little-endian, mono PCM.
+Audio inside events is base64 of 16-bit, little-endian, mono PCM: 24 kHz, or what the session's format says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """The API's own limit for the audio of one append is 15 MiB of base64 (reference of
 `input_audio_buffer.append`); the rest is room for the JSON around it."""
 
+Formats = Mapping[str, Mapping[str, object]]
+"""The audio formats of a session by side, "input" and "output", as the API writes them."""
+
 PCM_FORMAT: Final[Mapping[str, object]] = {"type": "audio/pcm", "rate": SAMPLE_RATE}
+PCM_FORMATS: Final[Formats] = {"input": PCM_FORMAT, "output": PCM_FORMAT}
+
+
+def pcm_formats(rate_in: int, rate_out: int) -> Formats:
+    """PCM at what an agent hears and speaks, in Hz. OpenAI's has one rate; open servers have others."""
+    return {
+        side: {"type": "audio/pcm", "rate": rate} for side, rate in (("input", rate_in), ("output", rate_out))
+    }
 
 
 # --- Server events, as the gateway sees them ------------------------------------------------------
@@ -39,7 +50,7 @@ class AudioDelta:
     item_id: str
     content_index: int
     pcm: bytes
-    """s16le at 24 kHz mono; may be empty or end in half a sample, as the server cut it."""
+    """s16le mono at the agent's rate; may be empty or end in half a sample, as the server cut it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +205,14 @@ def encode_event(event: Mapping[str, Any], event_id: str | None = None) -> bytes
     return _encode(event if event_id is None else {**event, "event_id": event_id})
 
 
-def session_settings(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def session_settings(*layers: Mapping[str, Any], formats: Formats = PCM_FORMATS) -> dict[str, Any]:
     """The `session` of the first `session.update`: the layers over one another, the last on top.
 
-    Objects are merged, everything else (null too) is replaced. The audio formats are pinned, for the
-    media path speaks 24 kHz PCM and nothing else.
+    Objects are merged, everything else (null too) is replaced. The audio formats are pinned: they are what
+    the media path is set up for.
     """
-    formats = {"audio": {"input": {"format": PCM_FORMAT}, "output": {"format": PCM_FORMAT}}}
-    return merged({"type": "realtime"}, *layers, formats)
+    pinned = {"audio": {side: {"format": format} for side, format in formats.items()}}
+    return merged({"type": "realtime"}, *layers, pinned)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

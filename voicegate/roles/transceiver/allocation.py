@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from voicegate.proto import realtime
 from voicegate.proto.callid import mint_call_id
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.event_filter import EventFilter
@@ -40,7 +41,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What signaling asks for."""
+    """What signaling and the configuration ask for."""
 
     sdp: str
     candidates: tuple[str, ...]
@@ -53,6 +54,10 @@ class Wishes:
     server_events: EventFilter = field(default_factory=EventFilter)
     """What may pass the data channel."""
     key_id: str = ""
+    formats: realtime.Formats = field(default_factory=lambda: realtime.PCM_FORMATS)
+    """What the agent hears and speaks."""
+    keep_warm: bool = False
+    """The client is sent a little silence while its agent says nothing."""
 
 
 def make_call(
@@ -97,6 +102,8 @@ def make_call(
         random=random,
         wall_offset=wall_offset,
         now=now,
+        red_payload_type=getattr(offer.audio, "red_payload_type", None),
+        keep_warm=wishes.keep_warm,
     )
     channel = None
     if offer.application is not None and offer.channel_accepted:
@@ -119,5 +126,6 @@ def make_call(
         session=wishes.session,
         filters={Audience.CLIENT: Filters(wishes.client_events, wishes.server_events)},
         max_client_message=(channel.max_message_size or None) if channel is not None else None,
+        formats=wishes.formats,
     )
     return Entry(call, conversation, ufrag.encode(), wishes.key_id, serial), answer

@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 
-from voicegate.media.codec import open_decoder, open_encoder
+from voicegate.media.codec import open_decoder
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
-from voicegate.proto.rtcp import Bye
+from voicegate.media.sending import PayloadTypes, RtpSender
+from voicegate.proto.rtcp import Bye, ReceiverReport, SenderReport
 from voicegate.proto.rtcp_session import RtcpReporter
-from voicegate.proto.rtp import build_rtp, parse_rtp_untrusted
+from voicegate.proto.rtp import parse_rtp_untrusted
 from voicegate.proto.sdp import AudioFormat
 
 MAX_EARLY_BYTES = 30 * 48_000
@@ -38,15 +39,25 @@ class CallAudio:
         random: Callable[[], float],
         wall_offset: float,
         now: float,
+        red_payload_type: int | None = None,
+        keep_warm: bool = False,
     ) -> None:
+        """`red_payload_type`: the client takes RED (RFC 2198) of this format under that number.
+
+        `keep_warm`: send a little silence whenever the agent says nothing (`Playout.keep_warm`).
+        """
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
-        self._payload_type = format.payload_type
         self._ssrc = ssrc
-        self._sequence = first_sequence
-        self._encoder = open_encoder(format.codec.value)
+        self._sender = RtpSender(
+            format.codec.value,
+            PayloadTypes(format.payload_type, red_payload_type),
+            ssrc=ssrc,
+            first_sequence=first_sequence,
+        )
         self._receive = ReceiveBuffer(open_decoder(format.codec.value), format.payload_type)
         self._playout = Playout(first_timestamp, format.clock_rate)
+        self._keep_warm = keep_warm and listening
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
         self._early_ended = False
@@ -57,6 +68,8 @@ class CallAudio:
     def start(self, now: float) -> None:
         """The client is connected: play what the agent said so far."""
         early, self._early = self._early, None
+        if self._keep_warm:
+            self._playout.keep_warm(now)
         if early:
             self.play(bytes(early), now)
         if self._early_ended:
@@ -140,19 +153,22 @@ class CallAudio:
         frame = self._playout.poll_frame()
         if frame is None:
             return
-        payload = self._encoder.encode(frame.pcm)
-        packet = build_rtp(
-            self._payload_type, frame.marker, self._sequence, frame.timestamp, self._ssrc, payload
-        )
+        packet, octets = self._sender.packet(frame)
         self._packets.append((False, packet))
-        self._sequence = (self._sequence + 1) & 0xFFFF
-        self._reporter.sent(frame.timestamp, len(payload), now)
+        self._reporter.sent(frame.timestamp, octets, now)
 
     # RTCP
 
     def receive_rtcp(self, data: bytes, now: float) -> bool:
         """Take one decrypted RTCP packet. True when the client said BYE. Raises BadPacket."""
-        return any(isinstance(packet, Bye) for packet in self._reporter.receive_untrusted(data, now))
+        bye = False
+        for packet in self._reporter.receive_untrusted(data, now):
+            if isinstance(packet, SenderReport | ReceiverReport):
+                for block in packet.blocks:
+                    if block.ssrc == self._ssrc:
+                        self._sender.receive_loss(block.fraction_lost / 256)
+            bye = bye or isinstance(packet, Bye)
+        return bye
 
     def say_bye(self, now: float) -> None:
         """Tell the client that the stream ends (RFC 3550 section 6.6)."""
@@ -184,10 +200,11 @@ class CallAudio:
         return {
             "receive": asdict(self._receive.statistics()),
             "playout": asdict(self._playout.statistics()),
+            "sending": self._sender.statistics(),
             "quality": self._reporter.statistics()._asdict(),
         }
 
     def close(self) -> None:
         """Free the codecs' memory."""
-        self._encoder.close()
+        self._sender.close()
         self._receive.close()

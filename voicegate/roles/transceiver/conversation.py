@@ -65,7 +65,10 @@ EVENTS_BURST: Final = 4000.0
 
 
 class Conversation:
-    """One call's clients and its agent. `session`: the settings that the agent's dialler asks for."""
+    """One call's clients and its agent.
+
+    `session`: the settings that the agent's dialler asks for, and `formats` the audio formats in them.
+    """
 
     def __init__(
         self,
@@ -75,13 +78,14 @@ class Conversation:
         filters: Mapping[Audience, Filters] = NO_FILTERS,
         max_client_message: int | None = None,
         client_delay: float = CLIENT_DELAY,
+        formats: realtime.Formats = realtime.PCM_FORMATS,
     ) -> None:
         self.interruptions = 0
         self._media = media
         self._outbox = Outbox(filters, max_client_message)
         self._playback = Playback(media, client_delay=client_delay)
         self._responses = Responses()
-        self._session = SessionUpdates(session or {})
+        self._session = SessionUpdates(session or {}, formats)
         self._upstream = Upstream()
         self._greeted = False
         self._causes = Causes()
@@ -311,7 +315,7 @@ class Conversation:
     def _client_event(self, kind: str, event_id: str, raw: bytes, source: Audience, now: float) -> None:
         if kind == "input_audio_buffer.append":
             if not self._session.takes_appends():
-                raise Refused("invalid_value", "Appended audio is 24 kHz PCM here.", "audio")
+                raise Refused("invalid_value", _NO_APPENDS, "audio")
             if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
                 raise BadPacket("client_event_depth")
             self._upstream.admit(raw)
@@ -427,5 +431,6 @@ class Conversation:
         return False
 
 
+_NO_APPENDS: Final = "Appended audio is 24 kHz PCM here, and the agent has to hear that too."
 _SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

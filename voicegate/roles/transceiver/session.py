@@ -2,8 +2,8 @@
 
 The client asks (`session.update`), the agent decides, and the client always gets its `session.updated`:
 
-* Formats are pinned: the media path speaks 24 kHz PCM, so the agent is told that, and the client is shown the
-  formats that it asked for.
+* Formats are pinned: the agent is told the PCM rates that are configured for it, and the client is shown the
+  formats that it asked for. When the agent then says otherwise, the clients are told, once.
 * An agent that refuses is asked again with less (`downgrade`), until it agrees, nothing is left, or
   ANSWER_SECONDS are over; then the answer is made here from what is known to be in force. What was left out
   is said in an `error` that carries the id of the client's event.
@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from voicegate.proto import realtime
 from voicegate.roles.transceiver.downgrade import downgrade
-from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.outbox import EVERYONE, Audience
 
 ANSWER_SECONDS: Final = 3.0
 """From the agent having the update to our answer at the latest; the official client warns after 5 s."""
@@ -60,10 +60,12 @@ SessionOutput = SendUpdate | Updated | Problem
 class SessionUpdates:
     """`wanted`: the settings the call was made with; the agent has been asked for them by its dialler."""
 
-    def __init__(self, wanted: Mapping[str, Any]) -> None:
+    def __init__(self, wanted: Mapping[str, Any], formats: realtime.Formats = realtime.PCM_FORMATS) -> None:
         self.effective: dict[str, Any] = {}
         """The session as the agent last described it."""
-        self._wanted = _pinned(wanted)
+        self._formats = formats
+        self._mismatched: set[str] = set()
+        self._wanted = self._pinned(wanted)
         self._shown_formats = _formats_of(wanted)
         self._pending: deque[_Update] = deque()
         """Those out with the agent, in the order in which it will answer them."""
@@ -87,15 +89,18 @@ class SessionUpdates:
         """The session as the client is to see it."""
         session = deepcopy(self.effective)
         session.setdefault("type", "realtime")
-        for side, shown in self._shown_formats.items():
+        # Not the agent's own format: no client takes audio in it, and most know only one rate of PCM.
+        own = dict.fromkeys(_formats_of(self.effective), realtime.PCM_FORMAT)
+        for side, shown in {**own, **self._shown_formats}.items():
             audio = session.setdefault("audio", {})
             if isinstance(audio, dict) and isinstance(audio.setdefault(side, {}), dict):
                 audio[side]["format"] = dict(shown)
         return session
 
     def takes_appends(self) -> bool:
-        """Whether the client's own idea of the input format is what the agent is told."""
-        return self._shown_formats.get("input", realtime.PCM_FORMAT).get("type") == "audio/pcm"
+        """Whether what a client appends is in the format that the agent is told."""
+        shown = self._shown_formats.get("input", realtime.PCM_FORMAT).get("type") == "audio/pcm"
+        return shown and self._formats["input"] == realtime.PCM_FORMAT
 
     def agent_ready(self, configured: bool, now: float) -> list[SessionOutput]:
         """The agent listens. Not `configured`: it refused `wanted`, which is now offered bit by bit."""
@@ -105,7 +110,8 @@ class SessionUpdates:
         if configured or self._wanted.keys() <= {"type"}:
             return []
         # What the client has asked for meanwhile lies on top: its events have already gone out.
-        merged = realtime.session_settings(self._wanted, *(update.session for update in self._pending))
+        asked = [update.session for update in self._pending]
+        merged = realtime.session_settings(self._wanted, *asked, formats=self._formats)
         update = _Update(merged, "", None, now + ANSWER_SECONDS)
         self._asked.append(update)
         self._pending.append(update)
@@ -120,7 +126,7 @@ class SessionUpdates:
             return [Problem("rate_limit_exceeded", problem, None, event_id, source)]
         self._shown_formats.update(_formats_of(session))
         deadline = now + ANSWER_SECONDS if self._ready else None
-        update = _Update(_pinned(session), event_id, source, deadline)
+        update = _Update(self._pinned(session), event_id, source, deadline)
         self._asked.append(update)
         self._pending.append(update)
         return [self._send(update)]
@@ -130,9 +136,10 @@ class SessionUpdates:
         self.effective = {**self.effective, **session}  # some servers tell only what is new
         if not updated:
             return []
+        problems = self._check_formats(session)
         if not self._ready or not self._pending:
-            return [Updated(self.view(), quiet=not self._ready)]
-        return self._answer(self._pending.popleft())
+            return [Updated(self.view(), quiet=not self._ready), *problems]
+        return self._answer(self._pending.popleft()) + problems
 
     def owns(self, event_id: str, about: str) -> bool:
         """Whether an error that carries `event_id` answers one of our updates.
@@ -174,6 +181,30 @@ class SessionUpdates:
         self._pending.clear()
         self._asked.clear()
         return list(lost)
+
+    def _check_formats(self, session: Mapping[str, Any]) -> list[SessionOutput]:
+        """What the agent says it speaks and hears, against what it was told; said once a side."""
+        problems: list[SessionOutput] = []
+        for side, said in _formats_of(session).items():
+            told = self._formats[side]
+            if side in self._mismatched or all(said.get(key, told[key]) == told[key] for key in told):
+                continue
+            self._mismatched.add(side)
+            key = "audio_rate_in" if side == "input" else "audio_rate_out"
+            words = (
+                f"The agent's {side} audio is {_in_words(said)}, but {_in_words(told)} was asked for. "
+                f"It sounds wrong unless agent.{key} is what the agent speaks."
+            )
+            param = f"session.audio.{side}.format"
+            problems.append(Problem("agent_audio_format", words, param, "", EVERYONE))
+        return problems
+
+    def _pinned(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        pinned = deepcopy(dict(session))
+        pinned.setdefault("type", "realtime")
+        for side in _formats_of(session):
+            pinned["audio"][side]["format"] = dict(self._formats[side])
+        return pinned
 
     def _send(self, update: _Update) -> SendUpdate:
         self._serial += 1
@@ -217,12 +248,10 @@ class _Update:
     """The agent has taken what it takes of it."""
 
 
-def _pinned(session: Mapping[str, Any]) -> dict[str, Any]:
-    pinned = deepcopy(dict(session))
-    pinned.setdefault("type", "realtime")
-    for side in _formats_of(session):
-        pinned["audio"][side]["format"] = dict(realtime.PCM_FORMAT)
-    return pinned
+def _in_words(format: Mapping[str, Any]) -> str:
+    """A format for a person. The agent's own words in it are cut short."""
+    rate = f" at {format['rate']!s:.16} Hz" if "rate" in format else ""
+    return f"{format.get('type')!s:.32}{rate}"
 
 
 def _formats_of(session: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

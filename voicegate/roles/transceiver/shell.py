@@ -24,6 +24,7 @@ from voicegate.agents.realtime import (
     AgentLost,
     AgentReady,
     RealtimeAgent,
+    audio_formats,
     check_settings,
     configured_session,
 )
@@ -234,6 +235,8 @@ class Worker:
             client_events=EventFilter(request.client_events),
             server_events=EventFilter(request.server_events),
             key_id=request.key_id,
+            formats=audio_formats(self._config.agent),
+            keep_warm=self._config.transceiver.silence == "dtx",
         )
         call_id, answer = self._core.allocate(wishes, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH))
         agent = RealtimeAgent(
