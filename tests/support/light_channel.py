@@ -1,4 +1,4 @@
-"""The data channel of a light call: the load tool's, with every event kept and held against the official models."""
+"""The data channel of a light call: the load tool's, with every event kept and held against the models."""
 
 from __future__ import annotations
 

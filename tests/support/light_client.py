@@ -1,7 +1,7 @@
 """A light WebRTC client for tests and attacks: the load tool's, with what a test wants to see and to spoil.
 
-`LightCall` is `LightClient` that keeps what it hears and says, and can be told to lie. `Fleet` drives any number of
-them from one thread with one socket each.
+`LightCall` is a `LightClient` that keeps what it hears and says, and can be told to lie. `Fleet` drives any
+number of them from one thread with one socket each.
 
     with Fleet() as fleet:
         call = fleet.call("http://127.0.0.1:8080/v1/realtime/calls", frames=opus_frames(say()))
@@ -69,9 +69,9 @@ class LightCall(LightClient):
     ) -> None:
         """`frames` are 20-ms Opus packets said once (or for ever with `loop`), silence follows.
 
-        `fingerprint` replaces the true one; `inject(stage)` gives datagrams to send from this client's socket at
-        "answered" (before the first check), "ice" (the path works, no DTLS came yet), "hello" (before the first
-        DTLS output), "connected".
+        `fingerprint` replaces the true one; `inject(stage)` gives datagrams to send from this client's socket
+        at "answered" (before the first check), "ice" (the path works, no DTLS came yet), "hello" (before the
+        first DTLS output), "connected".
         """
         super().__init__(certificate, source, self, channel=channel, nominate_after=nominate_after)
         self.frames = frames
@@ -152,6 +152,14 @@ class LightCall(LightClient):
         return self.times[stage] - self.times["post"]
 
     @property
+    def ufrag(self) -> str:
+        return self.ice.ufrag
+
+    @property
+    def ssrc(self) -> int:
+        return self.voice.ssrc
+
+    @property
     def reported_lost(self) -> int | None:
         """Packets of ours that the far end missed, by its last reception report."""
         quality = self.statistics()
@@ -193,7 +201,8 @@ class LightCall(LightClient):
             with self._changed:
                 super()._mark(stage, now)
                 self._changed.notify_all()
-            self.send_raw(*self.inject(stage))
+            if injected := self.inject(stage):
+                self.send_raw(*injected)
 
 
 @dataclass(slots=True)
@@ -308,7 +317,7 @@ class Fleet:
         return request("DELETE", self.locations[id(call)], key=key).status
 
     def _do(self, action: Callable[[], None], call: LightCall | None = None) -> None:
-        """Run it in the thread, send what the call has then, and wait for it; its exception is raised here."""
+        """Run it in the thread, send what the call has then, and wait for it; its exception is raised."""
         done = threading.Event()
         failed: list[BaseException] = []
 
