@@ -40,9 +40,7 @@ INGRESS = "203.0.113.1:3478"
 def next_rtp(client: LightCall) -> bytes:
     assert client.srtp is not None
     following = int.from_bytes(client.last_protected[2:4], "big") + 1
-    return client.srtp.protect_rtp(
-        rtp.build_rtp(111, False, following, 9, client.ssrc, b"\xf8\xff\xfe")
-    )
+    return client.srtp.protect_rtp(rtp.build_rtp(111, False, following, 9, client.ssrc, b"\xf8\xff\xfe"))
 
 
 def next_rtcp(client: LightCall) -> bytes:

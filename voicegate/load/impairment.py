@@ -19,7 +19,7 @@ class Quality(NamedTuple):
 
     loss: float = 0.0
     burst: float = 1.0
-    """Packets lost in a row, on average."""
+    """Packets lost in a row, on average; 1: each by itself."""
     jitter: float = 0.0
     """Each packet is late by 0 to this, evenly; the order stays."""
     reorder: float = 0.0
@@ -40,8 +40,9 @@ class Impairment:
         self._quality = quality
         self._random = chance.random
         self._bad = False
-        # The states' mean lengths b and g give the share lost, b / (b + g); so g's end follows from both.
-        self._recover = 1 / quality.burst
+        # Independent losses come in bursts of 1 / (1 - loss) on average; shorter ones would not be random.
+        self._recover = min(1 / quality.burst, 1 - quality.loss)
+        # The states' mean lengths b and g give the share lost, b / (b + g); so g follows from both.
         self._fail = quality.loss * self._recover / (1 - quality.loss) if quality.loss < 1 else 1.0
         self._latest = float("-inf")
 

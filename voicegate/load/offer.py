@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from voicegate.proto.address import pack_address
 from voicegate.proto.errors import BadPacket
 
 Address = tuple[str, int]
+
+MAX_TOKEN = 256
+"""Characters of a ufrag or password, RFC 8839 section 5.4."""
+MAX_CANDIDATES = 16
+"""Relays of one answer; each is checked until one of them answers."""
 
 
 @dataclass(slots=True)
@@ -105,14 +111,32 @@ def parse_answer_untrusted(text: str) -> Answer:
         for value in values["fingerprint"]:
             algorithm, digest = value.split()
             fingerprints.append((algorithm.lower(), bytes.fromhex(digest.replace(":", ""))))
-        fields = [candidate.split() for candidate in values.get("candidate", [])]
-        return Answer(
+        answer = Answer(
             ufrag=values["ice-ufrag"][0],
             password=values["ice-pwd"][0],
             fingerprints=tuple(fingerprints),
             setup=values["setup"][0],
-            candidates=[(field[4], int(field[5])) for field in fields if field[2].lower() == "udp"],
+            candidates=_candidates(values.get("candidate", [])),
             payload_type=int(media[3]) if media[0] == "m=audio" else 0,
         )
     except (KeyError, ValueError, IndexError):
         raise BadPacket("answer_malformed") from None
+    if max(len(answer.ufrag), len(answer.password)) > MAX_TOKEN or not 0 <= answer.payload_type <= 127:
+        raise BadPacket("answer_malformed")
+    return answer
+
+
+def _candidates(values: list[str]) -> list[Address]:
+    """Those that packets can be sent to. The others are skipped: TCP, and names, which nobody resolves."""
+    found = []
+    for value in values:
+        fields = value.split()
+        if len(fields) < 6 or fields[2].lower() != "udp" or not fields[5].isdecimal():
+            continue
+        host, port = fields[4], int(fields[5])
+        try:
+            pack_address(host, port)
+        except ValueError:
+            continue
+        found.append((host, port))
+    return found[:MAX_CANDIDATES]
