@@ -47,7 +47,7 @@ def test_ten_calls_talk_listen_and_interrupt(locked: Gate, tmp_path: Path) -> No
     assert 9 * 8 * 50 < figures["up"]["packets"] < 11 * 9 * 50
     assert figures["up"]["lost"] == 0 and figures["up"]["calls_without_report"] == 0
     assert figures["down"]["packets"] >= 10 * 20 and figures["down"]["lost"] == 0
-    # The parrot answers half a second after the end of speech, and each reply is interrupted half a second in.
+    # The parrot answers half a second after the end of speech; each reply is interrupted half a second in.
     turns, interruptions = figures["turns"], figures["interruptions"]
     assert turns["said"] == 20 and turns["answered"] >= 10
     assert 450 < turns["reply_ms"]["p50"] < 1000

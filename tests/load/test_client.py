@@ -48,8 +48,8 @@ def test_set_up_takes_two_round_trips() -> None:
     rig.run(1)
     stages = ["answered", "ice", "dtls", "connected"]
     assert [stage for stage in client.times if stage in stages] == ["answered", "ice", "dtls", "connected"]
-    # A check and its answer with the ClientHello behind it, the flight, ChangeCipherSpec and Finished.
-    assert client.times["connected"] - begun == pytest.approx(0.06, abs=0.001)
+    # The check, its answer with the ClientHello behind it, the flight, and Finished.
+    assert client.times["connected"] - begun == pytest.approx(0.04, abs=0.001)
     assert client.counts["checks"] == 1
 
 
