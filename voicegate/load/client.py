@@ -51,6 +51,8 @@ class Voice:
         self.talk = talk
         self.place = 0
         """Of the packet that is due next."""
+        self.frame_samples = FRAME_SAMPLES
+        """On the RTP clock of what the talk speaks."""
         self._sequence = random.getrandbits(15)  # RFC 3711 section 3.3.1, see srtp.MAX_FIRST_SEQUENCE
         self._timestamp = random.getrandbits(32)
 
@@ -67,7 +69,7 @@ class Voice:
 
     @property
     def timestamp(self) -> int:
-        return (self._timestamp + self.place * FRAME_SAMPLES) & 0xFFFFFFFF
+        return (self._timestamp + self.place * self.frame_samples) & 0xFFFFFFFF
 
 
 class LightClient:

@@ -9,6 +9,8 @@ from voicegate.proto.errors import BadPacket
 
 Address = tuple[str, int]
 
+OPUS_TYPE = 111
+"""Our payload type of Opus: Chromium's."""
 MAX_TOKEN = 256
 """Characters of a ufrag or password, RFC 8839 section 5.4."""
 MAX_CANDIDATES = 16
@@ -60,7 +62,7 @@ def build_offer(
         "a=group:BUNDLE 0" + (" 1" if max_message_size is not None else ""),
         "a=extmap-allow-mixed",
         "a=msid-semantic: WMS stream",
-        "m=audio 9 UDP/TLS/RTP/SAVPF 111 0 8",
+        f"m=audio 9 UDP/TLS/RTP/SAVPF {OPUS_TYPE} 0 8",
         "c=IN IP4 0.0.0.0",
         "a=rtcp:9 IN IP4 0.0.0.0",
         *transport,
@@ -71,9 +73,9 @@ def build_offer(
         "a=msid:stream track",
         "a=rtcp-mux",
         "a=rtcp-rsize",
-        "a=rtpmap:111 opus/48000/2",
-        "a=rtcp-fb:111 transport-cc",
-        "a=fmtp:111 minptime=10;useinbandfec=1",
+        f"a=rtpmap:{OPUS_TYPE} opus/48000/2",
+        f"a=rtcp-fb:{OPUS_TYPE} transport-cc",
+        f"a=fmtp:{OPUS_TYPE} minptime=10;useinbandfec=1",
         "a=rtpmap:0 PCMU/8000",
         "a=rtpmap:8 PCMA/8000",
         f"a=ssrc:{ssrc} cname:light",

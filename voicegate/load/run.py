@@ -17,6 +17,7 @@ from voicegate.load.driver import Driver, open_socket
 from voicegate.load.exchange import Answered, Endpoint, NotAnswered, post_offer
 from voicegate.load.figures import Figures, Histogram
 from voicegate.load.impairment import PERFECT, Impairment, Quality
+from voicegate.load.offer import OPUS_TYPE
 from voicegate.load.talk import TurnTalk
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.errors import BadPacket
@@ -197,6 +198,8 @@ class Run:
         self.figures.answer.add(outcome.seconds)
         try:
             client.accept_answer(outcome.sdp, time.monotonic())
+            if client.answer is None or client.answer.payload_type != OPUS_TYPE:
+                raise BadPacket("answer_without_opus")
             assert client.remote is not None, "an accepted answer has a candidate"
             sock = open_socket(client.remote[0])
         except BadPacket as bad:

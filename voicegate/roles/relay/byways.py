@@ -81,7 +81,9 @@ class Byways:
         directory: Callable[[], Directory],
         asked: Callable[[], None],
         counts: PlaneCounts,
+        failed: Callable[[Exception], None],
     ) -> None:
+        """`failed`: told of what a packet caused and nobody expected."""
         self.due = 0.0
         """When `handle_timeout` is to be called."""
         self._core = core
@@ -92,6 +94,7 @@ class Byways:
         self._directory = directory
         self._asked = asked
         self._counts = counts
+        self._failed = failed
         self._known: Directory | None = None
         self._refresh_due = 0.0
         self._probe_due: dict[Route, float] = {}
@@ -160,12 +163,16 @@ class Byways:
             self._forward(flow.route, [(answer.client, packet.data) for packet in held])
 
     def release(self, route: Route, client: bytes) -> None:
-        """The transceiver's call with this client is over."""
+        """The transceiver's call with this client is over. The relay that the client came by is told of it
+        behind the client's last words, which wait until the batch is through."""
         flow = self._core.release(route, ClientAddress(client))
-        if flow is not None and (back := self._ways_out.relay(flow.port)) is not None:
-            self._link.send_batch(
-                (back.name, datagram) for datagram in pack_frames(back.header, [(flow.client, b"")])
-            )
+        back = None if flow is None else self._ways_out.relay(flow.port)
+        if flow is None or back is None:
+            return
+        if is_tcp(flow.client):  # whose last words do not wait
+            self._forward(back, [(flow.client, b"")])
+        else:
+            self._ways_out.outgoing[flow.port] += (0, flow.client[-2:], flow.client[:-2], 0, 0)
 
     # TCP
 
@@ -175,10 +182,13 @@ class Byways:
         outgoing: dict[Route, list[tuple[ClientAddress, bytes]]] = {}
         packets = self._streams.poll(time.monotonic())
         for client, data in packets:
-            flow = self.from_client(data, client, self._ways_out.tcp, wall)
-            if flow is not None:
-                self._streams.admit(client)
-                outgoing.setdefault(flow.route, []).append((client, data))
+            try:
+                flow = self.from_client(data, client, self._ways_out.tcp, wall)
+                if flow is not None:
+                    self._streams.admit(client)
+                    outgoing.setdefault(flow.route, []).append((client, data))
+            except Exception as error:  # one packet never ends the batch
+                self._failed(error)
         for route, frames in outgoing.items():
             self._forward(route, frames)
         self._counts.totals["client_packets"] += len(packets)
@@ -229,13 +239,16 @@ class Byways:
         self.refresh(now)
         outgoing: dict[Route, list[tuple[ClientAddress, bytes]]] = {}
         for client, payload in frames:
-            flow = self._core.from_client(payload, client, route.sink, now, wall, hops=1)
-            if flow is None:
-                continue
-            if flow.route.back is not None:
-                self._core.drops["hop_limit"] += 1  # a flow of a client that comes here as well
-                continue
-            outgoing.setdefault(flow.route, []).append((client, payload))
+            try:
+                flow = self._core.from_client(payload, client, route.sink, now, wall, hops=1)
+                if flow is None:
+                    continue
+                if flow.route.back is not None:
+                    self._core.drops["hop_limit"] += 1  # a flow of a client that comes here as well
+                    continue
+                outgoing.setdefault(flow.route, []).append((client, payload))
+            except Exception as error:  # one packet never ends the batch
+                self._failed(error)
         if self._core.recovery.questions:
             self._asked()
         for towards, packets in outgoing.items():
@@ -249,7 +262,8 @@ class Byways:
                 _, port, ip, spot, length = entries[at : at + 5]
                 assert isinstance(port, bytes) and isinstance(ip, bytes), "the order"
                 assert isinstance(spot, int) and isinstance(length, int), "the order"
-                frames.append((ClientAddress(ip + port), bytes(view[spot - base : spot - base + length])))
+                payload = bytes(view[spot - base : spot - base + length]) if length else b""  # a release
+                frames.append((ClientAddress(ip + port), payload))
             self._forward(back, frames)
 
     def control(self, route: Route, datagram: bytes) -> None:
