@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["keys"]:
         return keys_command(arguments[1:])
+    if arguments[:1] == ["load"]:
+        from voicegate.load.command import main as load_command
+
+        return load_command(arguments[1:])
     options = _parse(arguments)
     roles: tuple[Role, ...] = tuple(dict.fromkeys(options.role)) or ROLES
     try:
@@ -78,7 +82,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="A WebRTC edge in front of any OpenAI Realtime WebSocket server. Without --role all three"
         " roles run in this process.",
         epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
-        " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets.",
+        " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets,"
+        " `voicegate load --help` how to make many calls at once.",
     )
     parser.add_argument(
         "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"

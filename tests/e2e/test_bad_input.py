@@ -264,7 +264,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("setup", ["actpass", "active"])
-@pytest.mark.parametrize("stage", ["answer", "ice", "hello", "connected"])
+@pytest.mark.parametrize("stage", ["answered", "ice", "hello", "connected"])
 def test_forged_dtls_does_not_keep_the_client_out(gate: Gate, fleet: Fleet, stage: str, setup: str) -> None:
     """Sent from the client's own address: before the first check, with a flow, in and after the handshake."""
     said = speech.say("I am the real one.")

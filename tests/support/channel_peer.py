@@ -188,7 +188,7 @@ class _Channels(LightCall):
         try:
             self.channels.receive_datagram(packet, now)
         except BadPacket as bad:
-            self._count(bad.reason)
+            self.counts[bad.reason] += 1
         self.carry()
 
 

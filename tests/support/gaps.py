@@ -34,7 +34,6 @@ from typing import Any, NamedTuple, Self
 from tests.support.child import Child, tell
 from tests.support.light_client import Fleet, LightCall, request
 from tests.support.talking_agent import TalkingAgent
-from voicegate.proto import rtp
 from voicegate.proto.errors import BadPacket
 
 SET_UP_SECONDS = 60.0
@@ -145,6 +144,7 @@ class PlainCall(LightCall):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.voice.frame_samples = _PCMU_SAMPLES
         self.arrivals: list[float] = []
         self.sequences: list[int] = []
         self.last_heard = b""
@@ -158,7 +158,7 @@ class PlainCall(LightCall):
             try:
                 self.last_heard = self.srtp.unprotect_rtp_untrusted(data)[-_PCMU_SAMPLES:]
             except BadPacket as bad:
-                self._count(bad.reason)
+                self.counts[bad.reason] += 1
                 return
             self.sequences.append(int.from_bytes(data[2:4], "big"))
             self.arrivals.append(now)
@@ -167,26 +167,13 @@ class PlainCall(LightCall):
         else:
             super().receive_datagram(data, address, now)
 
-    def _send_frame(self, now: float) -> None:
-        self._next_frame += 0.02
-        self._said += 1
-        if not self.speak or self.srtp is None or self.remote is None:
-            return
-        packet = rtp.build_rtp(
-            payload_type=0,
-            sequence=(self._sequence + self._said) & 0xFFFF,
-            timestamp=(self._timestamp + self._said * _PCMU_SAMPLES) & 0xFFFFFFFF,
-            ssrc=self.ssrc,
-            payload=_PCMU_SILENCE,
-            marker=self._said == 1,
-        )
-        self.last_protected = self.srtp.protect_rtp(packet)
-        self._out.append((self.last_protected, self.remote))
+    def payload(self, place: int) -> bytes | None:
+        return _PCMU_SILENCE if self.speak else None
 
     @property
     def said(self) -> int:
         """Packets sent."""
-        return self._said
+        return self.voice.place
 
     def tone(self) -> bool:
         """Whether it hears the talking agent: a square wave has two values and, filtered, what is between."""

@@ -1,97 +1,67 @@
-"""The data channel of a light call: the client's side of events, on voicegate's own SCTP."""
+"""The data channel of a light call: the load tool's, with every event kept and held against the models."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections import deque
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tests.support.models import Event, server_event
-from voicegate.proto.datachannel import (
-    ChannelClosed,
-    ChannelOpened,
-    DataChannels,
-    Disconnected,
-    MessageReceived,
-    SendResult,
-)
-from voicegate.proto.dcep import Open
-from voicegate.proto.sctp import Association
-from voicegate.proto.sctp.handshake import ENTROPY
-
-LABEL = "oai-events"
+from voicegate.load.channel import EventChannel
+from voicegate.load.channel import Wanted as WantedChannel
+from voicegate.load.ice import Randomness
 
 
-class Wanted(NamedTuple):
-    """The channel that a light call opens. `dcid`: agreed on in advance, without DCEP."""
+@dataclass(frozen=True, slots=True)
+class Wanted(WantedChannel):
+    """The channel that a light call opens."""
 
-    open: Open = Open(LABEL)
-    dcid: int | None = None
-    max_message_size: int = 262_144
-    """`a=max-message-size` of the offer."""
     validate: bool = True
     """Hold every event against the official models; a bench does not."""
     raw: bool = False
     """No SCTP of our own: what comes out of DTLS is kept in `packets`."""
 
 
-class LightChannel:
+class LightChannel(EventChannel):
     """One association with one channel of events. Bytes and `now` in, bytes out."""
 
-    def __init__(self, wanted: Wanted, source: random.Random, *, dtls_client: bool, now: float) -> None:
+    def __init__(self, wanted: Wanted, source: Randomness, *, dtls_client: bool, now: float) -> None:
         self.events: list[Event] = []
         """What came, decoded."""
         self.times: list[float] = []
         """When, beside `events`."""
-        self.odd: list[object] = []
-        """Binary messages, and what could not be read."""
+        self.odd: list[bytes] = []
+        """Binary messages."""
         self.packets: list[bytes] = []
-        self.opened = self.closed = self.ended = False
-        self.closed_at = self.opened_at = 0.0
-        self.id: int | None = None
-        self.association = Association(source.randbytes(ENTROPY), now)
-        self.channels = DataChannels(self.association, dtls_client=dtls_client, max_message_size=262_144)
-        self._wanted = wanted
-        self._waiting: deque[str | bytes] = deque()
-        if not wanted.raw:
-            self.channels.connect(now)
-            if wanted.dcid is not None:
-                self.channels.open_negotiated(wanted.dcid, wanted.open, now)
-                self.id = wanted.dcid
-            else:
-                self.id = self.channels.open(wanted.open, now)
+        self._raw = wanted.raw
+        self._validate = wanted.validate
+        super().__init__(wanted, source, dtls_client=dtls_client, now=now)
+
+    def connect(self, wanted: WantedChannel, now: float) -> None:
+        if not self._raw:
+            super().connect(wanted, now)
 
     def receive(self, packet: bytes, now: float) -> None:
-        """Take one packet out of DTLS. BadPacket when it is none."""
-        if self._wanted.raw:
+        if self._raw:
             self.packets.append(packet)
-            return
-        try:
-            self.channels.receive_datagram(packet, now)
-        finally:
-            self._drain(now)
+        else:
+            super().receive(packet, now)
 
     def handle_timeout(self, now: float) -> None:
-        if not self._wanted.raw:
-            self.channels.handle_timeout(now)
-            self._drain(now)
-
-    def send(self, message: str | bytes, now: float) -> None:
-        """Queue a message without bound; it leaves when there is room, and once the channel is open."""
-        self._waiting.append(message)
-        self._send_waiting(now)
+        if not self._raw:
+            super().handle_timeout(now)
 
     def poll_transmit(self) -> bytes | None:
-        return None if self._wanted.raw else self.channels.poll_transmit()
+        return None if self._raw else super().poll_transmit()
 
     def next_deadline(self) -> float | None:
-        return None if self._wanted.raw else self.channels.next_deadline()
+        return None if self._raw else super().next_deadline()
 
-    @property
-    def waiting(self) -> int:
-        """Messages that have not been given to the association yet."""
-        return len(self._waiting)
+    def received(self, message: str | bytes, now: float) -> None:
+        if isinstance(message, bytes):
+            self.odd.append(message)
+            return
+        self.times.append(now)
+        self.events.append(server_event(message) if self._validate else json.loads(message))
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in list(self.events) if event["type"] == kind]
@@ -102,29 +72,3 @@ class LightChannel:
     def at(self, kind: str) -> float:
         """When the first event of this type came."""
         return next(at for at, event in zip(self.times, self.events, strict=False) if event["type"] == kind)
-
-    def _drain(self, now: float) -> None:
-        while (event := self.channels.poll_event()) is not None:
-            match event:
-                case ChannelOpened() if event.id == self.id:
-                    self.opened, self.opened_at = True, now
-                case MessageReceived(_, str() as text):
-                    self.times.append(now)
-                    self.events.append(server_event(text) if self._wanted.validate else json.loads(text))
-                case ChannelClosed() if event.id == self.id:
-                    self.closed, self.closed_at = True, now
-                case Disconnected():
-                    self.ended = True
-                case MessageReceived():
-                    self.odd.append(event)
-                case _:
-                    pass
-        self._send_waiting(now)
-
-    def _send_waiting(self, now: float) -> None:
-        while self._waiting and self.opened and self.id is not None:
-            result = self.channels.send(self.id, self._waiting[0], now)
-            if result is SendResult.FULL:
-                return
-            assert result is not SendResult.TOO_LARGE, "send what is too large past the channel"
-            self._waiting.popleft()  # a channel that is closed takes nothing; the test sees no answer

@@ -1,9 +1,7 @@
-"""A light WebRTC client on voicegate's own protocol floor, for many calls at once and for attacks.
+"""A light WebRTC client for tests and attacks: the load tool's, with what a test wants to see and to spoil.
 
-`LightCall` is one call without any I/O: offer, ICE checks (full agent, controlling), DTLS (passive unless the
-answer says otherwise), SRTP, one Opus frame every 20 ms. `Fleet` drives any number of them from one thread
-with one socket each. What it says is Opus made before the call; what it hears is kept as it came, so that a
-call costs a few microseconds a packet.
+`LightCall` is a `LightClient` that keeps what it hears and says, and can be told to lie. `Fleet` drives any
+number of them from one thread with one socket each.
 
     with Fleet() as fleet:
         call = fleet.call("http://127.0.0.1:8080/v1/realtime/calls", frames=opus_frames(say()))
@@ -12,13 +10,9 @@ call costs a few microseconds a packet.
 
 from __future__ import annotations
 
-import contextlib
-import heapq
 import http.client
 import json
-import os
 import random
-import selectors
 import socket
 import threading
 import time
@@ -33,20 +27,14 @@ import numpy as np
 from tests.support import speech
 from tests.support.light_channel import LightChannel, Wanted
 from tests.support.models import Event, client_event
-from voicegate.proto import rtcp, rtp, stun
-from voicegate.proto.address import pack_address
-from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint
-from voicegate.proto.errors import BadPacket
-from voicegate.proto.srtp import SrtpSession
-
-FRAME_SECONDS = 0.02
-FRAME_SAMPLES = 960
-CHECK_INTERVALS = (0.05, 0.1, 0.2, 0.4, 0.5)
-"""Between connectivity checks until one is answered."""
-CONSENT_INTERVAL = 2.5  # what Chromium does
-OPUS_SILENCE = b"\xf8\xff\xfe"  # 20 ms of CELT silence
-
-Address = tuple[str, int]
+from voicegate.load.channel import Wanted as WantedChannel
+from voicegate.load.client import FRAME_SAMPLES, LightClient
+from voicegate.load.driver import Driver
+from voicegate.load.ice import CONSENT_INTERVAL as CONSENT_INTERVAL
+from voicegate.load.offer import Address, build_offer
+from voicegate.load.talk import OPUS_SILENCE
+from voicegate.proto import rtp, stun
+from voicegate.proto.dtls import DtlsCertificate
 
 
 class Heard(NamedTuple):
@@ -59,20 +47,10 @@ class Heard(NamedTuple):
     payload: bytes
 
 
-@dataclass(slots=True)
-class Answer:
-    """What of the SDP answer this client uses."""
+class LightCall(LightClient):
+    """One call. It is its own talk."""
 
-    ufrag: str
-    password: str
-    fingerprints: tuple[tuple[str, bytes], ...]
-    setup: str
-    candidates: list[Address]
-    payload_type: int
-
-
-class LightCall:
-    """One call: bytes and `now` in, bytes out. Not to be called from two threads at once."""
+    channel: LightChannel | None
 
     def __init__(
         self,
@@ -91,180 +69,62 @@ class LightCall:
     ) -> None:
         """`frames` are 20-ms Opus packets said once (or for ever with `loop`), silence follows.
 
-        `channel`: offer data channels and open this one; it is in `self.channel` from "connected" on.
-
-        `fingerprint` replaces the true one; `nominate_after` holds USE-CANDIDATE back that many seconds;
-        `inject(stage)` gives datagrams to send from this client's socket at "answer" (before the first
-        check), "ice" (the path works, no DTLS came yet), "hello" (before the first DTLS output), "connected".
+        `fingerprint` replaces the true one; `inject(stage)` gives datagrams to send from this client's socket
+        at "answered" (before the first check), "ice" (the path works, no DTLS came yet), "hello" (before the
+        first DTLS output), "connected".
         """
-        self.certificate = certificate
-        self.random = source
+        super().__init__(certificate, source, self, channel=channel, nominate_after=nominate_after)
         self.frames = frames
         self.loop = loop
+        self.speak = True
         self.local = local
         self.fingerprint = fingerprint or certificate.fingerprint.hex(":").upper()
         self.setup = setup
         self.candidate_in_offer = candidate_in_offer
-        self.nominate_after = nominate_after
         self.inject = inject or (lambda _stage: ())
-        self.wanted = channel
-        self.channel: LightChannel | None = None
-        self.ufrag = _token(source, 4)
-        self.password = _token(source, 24)
-        self.ssrc = source.getrandbits(32)
-        self.tie_breaker = source.getrandbits(64)
-        self.answer: Answer | None = None
-        self.remote: Address | None = None
-        self.dtls: DtlsEndpoint | None = None
-        self.srtp: SrtpSession | None = None
-        self.times: dict[str, float] = {}
         self.heard: list[Heard] = []
         self.sent: list[tuple[float, int]] = []
         """(when, RTP timestamp) of each frame."""
-        self.counts: dict[str, int] = {}
-        self.closed = ""
-        self.last_protected: bytes = b""
-        self.last_check: bytes = b""
-        self.reported_lost: int | None = None
-        """Packets of ours that the far end missed, by its last reception report."""
-        self.speak = True
-        self.armed = 0.0
-        """The deadline its driver has set a timer for."""
-        self._said = 0
-        self._sequence = source.getrandbits(15)
-        self._timestamp = source.getrandbits(32)
-        self._out: list[tuple[bytes, Address]] = []
-        self._checks: dict[bytes, Address] = {}
-        self._check_count = 0
-        self._next_check = 0.0
-        self._next_frame = float("inf")
+        self.last_protected = b""
+        self.last_check = b""
         self._changed = threading.Condition()
 
-    # ------------------------------------------------------------------ set-up
-
     def offer(self) -> str:
-        """The SDP offer, in the shape Chromium gives it."""
-        lines = [
-            "v=0",
-            f"o=- {self.random.getrandbits(62)} 2 IN IP4 127.0.0.1",
-            "s=-",
-            "t=0 0",
-            "a=group:BUNDLE 0" + (" 1" if self.wanted else ""),
-            "a=extmap-allow-mixed",
-            "a=msid-semantic: WMS stream",
-            "m=audio 9 UDP/TLS/RTP/SAVPF 111 0 8",
-            "c=IN IP4 0.0.0.0",
-            "a=rtcp:9 IN IP4 0.0.0.0",
-            f"a=ice-ufrag:{self.ufrag}",
-            f"a=ice-pwd:{self.password}",
-            "a=ice-options:trickle",
-            f"a=fingerprint:sha-256 {self.fingerprint}",
-            f"a=setup:{self.setup}",
-            "a=mid:0",
-            "a=extmap:1 urn:ietf:params:rtp-hdrext:ssrc-audio-level",
-            "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid",
-            "a=sendrecv",
-            "a=msid:stream track",
-            "a=rtcp-mux",
-            "a=rtcp-rsize",
-            "a=rtpmap:111 opus/48000/2",
-            "a=rtcp-fb:111 transport-cc",
-            "a=fmtp:111 minptime=10;useinbandfec=1",
-            "a=rtpmap:0 PCMU/8000",
-            "a=rtpmap:8 PCMA/8000",
-            f"a=ssrc:{self.ssrc} cname:light",
-            f"a=ssrc:{self.ssrc} msid:stream track",
-        ]
-        if self.candidate_in_offer:
-            host, port = self.local
-            lines += [f"a=candidate:1 1 udp 2130706431 {host} {port} typ host", "a=end-of-candidates"]
-        if self.wanted is not None:
-            lines += [
-                "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
-                "c=IN IP4 0.0.0.0",
-                f"a=ice-ufrag:{self.ufrag}",
-                f"a=ice-pwd:{self.password}",
-                "a=ice-options:trickle",
-                f"a=fingerprint:sha-256 {self.fingerprint}",
-                f"a=setup:{self.setup}",
-                "a=mid:1",
-                "a=sctp-port:5000",
-                f"a=max-message-size:{self.wanted.max_message_size}",
-            ]
-        return "\r\n".join(lines) + "\r\n"
-
-    def accept_answer(self, text: str, now: float) -> None:
-        """Begin: the first check goes out at once."""
-        self.answer = parse_answer(text)
-        of_our_ip = [c for c in self.answer.candidates if (":" in c[0]) == (":" in self.local[0])]
-        self.answer.candidates[:] = of_our_ip
-        assert of_our_ip, f"no candidate of this socket's family in the answer:\n{text}"
-        self.remote = of_our_ip[0]
-        self.dtls = DtlsEndpoint(
-            self.certificate,
-            active=self.answer.setup == "passive",
-            remote_fingerprints=self.answer.fingerprints,
-            now=now,
+        return build_offer(
+            session=self.random.getrandbits(62),
+            ufrag=self.ice.ufrag,
+            password=self.ice.password,
+            fingerprint=self.fingerprint,
+            ssrc=self.voice.ssrc,
+            setup=self.setup,
+            candidate=self.local if self.candidate_in_offer else None,
+            max_message_size=self.wanted.max_message_size if self.wanted else None,
         )
-        self._mark("answered", now)
-        self._inject("answer")
-        self._next_check = now
 
-    # --------------------------------------------------------- the seven verbs
+    def accept_answer(self, text: str, now: float, *, ipv6: bool | None = None) -> None:
+        super().accept_answer(text, now, ipv6=":" in self.local[0] if ipv6 is None else ipv6)
 
-    def receive_datagram(self, data: bytes, address: Address, now: float) -> None:
-        """Take what came; a bad packet is counted."""
-        try:
-            self._receive(data, address, now)
-        except BadPacket as bad:
-            self._count(bad.reason)
+    def payload(self, place: int) -> bytes | None:
+        if not self.speak:
+            return None
+        if self.loop and self.frames:
+            return self.frames[place % len(self.frames)]
+        return self.frames[place] if place < len(self.frames) else OPUS_SILENCE
 
-    def handle_timeout(self, now: float) -> None:
-        """Checks, DTLS retransmission, the next frame."""
-        if self.closed or self.answer is None:
-            return
-        if now >= self._next_check:
-            self._send_checks(now)
-        if self.dtls is not None:
-            deadline = self.dtls.next_deadline()
-            if deadline is not None and now >= deadline:
-                self._count("dtls_timeouts")
-                self.dtls.handle_timeout(now)
-                self._drain_dtls(now)
-        if self.channel is not None:
-            self.channel.handle_timeout(now)
-            self._drain_channel()
-        while now >= self._next_frame:
-            self._send_frame(now)
+    def ends_at(self, place: int) -> bool:
+        return False
 
-    def poll_transmit(self) -> tuple[bytes, Address] | None:
-        return self._out.pop(0) if self._out else None
-
-    def next_deadline(self) -> float:
-        if self.closed or self.answer is None:
-            return float("inf")
-        deadline = min(self._next_check, self._next_frame)
-        for part in (self.dtls, self.channel):
-            due = part.next_deadline() if part is not None else None
-            deadline = deadline if due is None else min(deadline, due)
-        return deadline
-
-    def close(self, now: float) -> None:
-        """Close DTLS from this side."""
-        if self.dtls is not None and not self.closed:
-            self.dtls.close(now)
-            self._drain_dtls(now)
-        self._end("here", now)
+    def say(self, frames: Sequence[bytes]) -> None:
+        """Say these packets next, after whatever was said until now."""
+        self.frames = [OPUS_SILENCE] * (self.voice.place + 2) + list(frames)
 
     def send_event(self, event: Event | str | bytes, now: float) -> None:
         """Send an event (held against the official models) or any other message as it is."""
-        assert self.channel is not None, "no data channel"
         if isinstance(event, dict):
             event = json.dumps(event)
-            if self.wanted is not None and self.wanted.validate:
+            if isinstance(self.wanted, Wanted) and self.wanted.validate:
                 client_event(event)
-        self.channel.send(event, now)
-        self._drain_channel()
+        super().send_event(event, now)
 
     def send_sctp(self, *packets: bytes) -> None:
         """Send SCTP packets as they are, inside DTLS."""
@@ -273,11 +133,16 @@ class LightCall:
             self.dtls.send(packet)
         self._drain_dtls_transmits()
 
-    # -------------------------------------------------------------- for a test
+    def send_raw(self, *datagrams: bytes) -> None:
+        """Send to where its media goes."""
+        assert self.remote is not None
+        self._transmits += [(data, self.remote) for data in datagrams]
 
-    def say(self, frames: Sequence[bytes]) -> None:
-        """Say these packets next, after whatever was said until now."""
-        self.frames = [OPUS_SILENCE] * (self._said + 2) + list(frames)
+    def poll_transmit(self) -> tuple[bytes, Address] | None:
+        out = super().poll_transmit()
+        if out is not None and stun.is_binding_request(out[0]):
+            self.last_check = out[0]
+        return out
 
     def wait_for(self, stage: str, timeout: float) -> float:
         """Wait for one of "ice", "connected", "channel", "heard", "closed", or the first event of a type;
@@ -293,6 +158,20 @@ class LightCall:
         """Seconds between the start of the POST and the stage."""
         return self.times[stage] - self.times["post"]
 
+    @property
+    def ufrag(self) -> str:
+        return self.ice.ufrag
+
+    @property
+    def ssrc(self) -> int:
+        return self.voice.ssrc
+
+    @property
+    def reported_lost(self) -> int | None:
+        """Packets of ours that the far end missed, by its last reception report."""
+        quality = self.statistics()
+        return quality.sent_lost if quality is not None and self.counts["reports_about_us"] else None
+
     def lost(self) -> int:
         """Packets that did not come, of the sequence numbers between the first and the last."""
         if not self.heard:
@@ -300,196 +179,37 @@ class LightCall:
         numbers = np.unwrap([packet.sequence for packet in self.heard], period=65536).astype(int)
         return int(numbers.max() - numbers.min() + 1 - len(set(numbers.tolist())))
 
-    # ------------------------------------------------------------------- inside
+    def _say(self, payload: bytes, now: float) -> bytes:
+        self.last_protected = super()._say(payload, now)
+        self.sent.append((now, self.voice.timestamp))
+        return self.last_protected
 
-    def _receive(self, data: bytes, address: Address, now: float) -> None:
-        if not data:
-            return
-        first = data[0]
-        if first < 4:
-            self._receive_stun(data, address, now)
-        elif 20 <= first < 64 and self.dtls is not None:
-            self.remote = address
-            self._mark("dtls", now)
-            self.dtls.receive_datagram(data, now)
-            self._drain_dtls(now)
-        elif 128 <= first < 192 and self.srtp is not None:
-            # RFC 5761 section 4: 192 to 223 in the second byte is RTCP.
-            if 192 <= data[1] < 224:
-                self._receive_rtcp(self.srtp.unprotect_rtcp_untrusted(data), now)
-            else:
-                packet = rtp.parse_rtp_untrusted(self.srtp.unprotect_rtp_untrusted(data))
-                self.heard.append(
-                    Heard(now, packet.sequence, packet.timestamp, bool(packet.marker), bytes(packet.payload))
-                )
-                if len(self.heard) == 1:
-                    self._mark("heard", now)
-        else:
-            self._count("unexpected")
+    def _heard(self, packet: rtp.RtpPacket, now: float) -> None:
+        self.heard.append(
+            Heard(now, packet.sequence, packet.timestamp, bool(packet.marker), bytes(packet.payload))
+        )
+        super()._heard(packet, now)
 
-    def _receive_stun(self, data: bytes, address: Address, now: float) -> None:
-        if self.answer is None:
-            raise BadPacket("stun_before_answer")
-        if stun.is_binding_request(data):
-            request = stun.parse_binding_request_untrusted(data)
-            if not stun.verify_integrity(data, request.integrity_offset, self.password.encode()):
-                raise BadPacket("stun_integrity")
-            mapped = pack_address(*address)
-            reply = stun.binding_success(request.transaction_id, mapped, self.password.encode())
-            self._out.append((reply, address))
-        elif stun.is_binding_success(data):
-            success = stun.parse_binding_success_untrusted(data)
-            if not stun.verify_integrity(data, success.integrity_offset, self.answer.password.encode()):
-                raise BadPacket("stun_integrity")
-            candidate = self._checks.pop(success.transaction_id, None)
-            if candidate is None:
-                raise BadPacket("stun_unknown_transaction")
-            self._count("checks_answered")
-            if "ice" not in self.times:
-                self.remote = candidate
-                self._mark("ice", now)
-                self._inject("ice")
-                self._next_check = now + (0.05 if self.nominate_after else CONSENT_INTERVAL)
-                if self.dtls is not None and self.answer.setup == "passive":
-                    self._drain_dtls(now)
-        else:
-            self._count("stun_other")
-
-    def _send_checks(self, now: float) -> None:
-        assert self.answer is not None
-        begun = self.times["answered"]
-        nominate = now - begun >= self.nominate_after
-        username = f"{self.answer.ufrag}:{self.ufrag}".encode()
-        for candidate in self.answer.candidates if "ice" not in self.times else [self.remote]:
-            assert candidate is not None
-            transaction = self.random.randbytes(12)
-            if len(self._checks) > 64:
-                self._checks.pop(next(iter(self._checks)))
-            self._checks[transaction] = candidate
-            request = stun.binding_request(
-                transaction,
-                username,
-                self.answer.password.encode(),
-                priority=0x6E7F00FF,
-                tie_breaker=self.tie_breaker,
-                use_candidate=nominate,
-            )
-            self.last_check = request
-            self._out.append((request, candidate))
-            self._count("checks")
-        if "ice" in self.times and nominate:
-            self._next_check = now + CONSENT_INTERVAL
-        else:
-            self._next_check = now + CHECK_INTERVALS[min(self._check_count, len(CHECK_INTERVALS) - 1)]
-            self._check_count += 1
-
-    def _drain_channel(self) -> None:
-        assert self.channel is not None and self.dtls is not None
-        while (packet := self.channel.poll_transmit()) is not None:
-            self.dtls.send(packet)
-        self._drain_dtls_transmits()
-
-    def _drain_dtls_transmits(self) -> None:
-        assert self.dtls is not None and self.remote is not None
-        while (data := self.dtls.poll_transmit()) is not None:
-            self._count("dtls_sent")
-            self._out.append((data, self.remote))
+    def _open_channel(self, wanted: WantedChannel, dtls_client: bool, now: float) -> LightChannel:
+        assert isinstance(wanted, Wanted)
+        return LightChannel(wanted, self.random, dtls_client=dtls_client, now=now)
 
     def _receive_sctp(self, packet: bytes, now: float) -> None:
-        if self.channel is None:
-            self._count("sctp_not_offered")
-            return
-        seen = len(self.channel.events)
-        try:
-            self.channel.receive(packet, now)
-        except BadPacket as bad:
-            self._count(bad.reason)
-        if self.channel.opened:
-            self._mark("channel", now)
-        for event in self.channel.events[seen:]:
-            self._mark(event["type"], now)
-        if self.channel.closed:
-            self._mark("channel closed", now)
-        self._drain_channel()
-
-    def _drain_dtls(self, now: float) -> None:
-        assert self.dtls is not None
-        if "hello" not in self.times and (first := self.dtls.poll_transmit()) is not None:
-            self._mark("hello", now)
-            self._inject("hello")
-            assert self.remote is not None
-            self._count("dtls_sent")
-            self._out.append((first, self.remote))
-        self._drain_dtls_transmits()
-        while (event := self.dtls.poll_event()) is not None:
-            match event:
-                case DtlsConnected():
-                    self._connected(event, now)
-                case DtlsData():
-                    self._receive_sctp(event.data, now)
-                case DtlsClosed():
-                    self._end(f"far: {event.reason}", now)
-
-    def _connected(self, event: DtlsConnected, now: float) -> None:
-        self.srtp = SrtpSession(event.profile, event.key_material, event.active)
-        if self.wanted is not None:
-            # RFC 8832 section 6: the DTLS client's streams are even, the server's odd.
-            self.channel = LightChannel(self.wanted, self.random, dtls_client=event.active, now=now)
-            self._drain_channel()
-        self._mark("connected", now)
-        self._inject("connected")
-        self._next_frame = now
-
-    def _send_frame(self, now: float) -> None:
-        self._next_frame += FRAME_SECONDS
-        place = self._said
-        self._said += 1
-        self._sequence = (self._sequence + 1) & 0xFFFF
-        timestamp = (self._timestamp + place * FRAME_SAMPLES) & 0xFFFFFFFF
-        if not self.speak or self.srtp is None or self.answer is None or self.remote is None:
-            return
-        if self.loop and self.frames:
-            payload = self.frames[place % len(self.frames)]
-        else:
-            payload = self.frames[place] if place < len(self.frames) else OPUS_SILENCE
-        packet = rtp.build_rtp(
-            payload_type=self.answer.payload_type,
-            sequence=self._sequence,
-            timestamp=timestamp,
-            ssrc=self.ssrc,
-            payload=payload,
-            marker=place == 0,
-        )
-        self.last_protected = self.srtp.protect_rtp(packet)
-        self.sent.append((now, timestamp))
-        self._out.append((self.last_protected, self.remote))
-
-    def _receive_rtcp(self, data: bytes, now: float) -> None:
-        for report in rtcp.parse_rtcp_untrusted(data):
-            self._count(type(report).__name__)
-            for block in getattr(report, "blocks", ()):
-                if block.ssrc == self.ssrc:
-                    self.reported_lost = block.cumulative_lost
-            if isinstance(report, rtcp.Bye):
-                self._mark("bye", now)
-
-    def _inject(self, stage: str) -> None:
-        assert self.remote is not None
-        self._out += [(data, self.remote) for data in self.inject(stage)]
-
-    def _end(self, reason: str, now: float) -> None:
-        if not self.closed:
-            self.closed = reason
-            self._mark("closed", now)
+        seen = len(self.channel.events) if self.channel is not None else 0
+        super()._receive_sctp(packet, now)
+        if self.channel is not None:
+            for event in self.channel.events[seen:]:
+                self._mark(event["type"], now)
+            if self.channel.closed:
+                self._mark("channel closed", now)
 
     def _mark(self, stage: str, now: float) -> None:
         if stage not in self.times:
             with self._changed:
-                self.times[stage] = now
+                super()._mark(stage, now)
                 self._changed.notify_all()
-
-    def _count(self, name: str) -> None:
-        self.counts[name] = self.counts.get(name, 0) + 1
+            if injected := self.inject(stage):
+                self.send_raw(*injected)
 
 
 @dataclass(slots=True)
@@ -515,14 +235,7 @@ class Fleet:
     def __enter__(self) -> Self:
         self._random = random.Random(self.seed)
         self.certificate = new_certificate()
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._inbox: list[Callable[[], None]] = []
-        self._sockets: dict[int, socket.socket] = {}
-        self._timers: list[tuple[float, int, LightCall]] = []
-        self._order = 0
+        self._driver = Driver()
         self._running = True
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
@@ -530,17 +243,10 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for call in self.calls:
-            if not call.closed:
-                self.close(call)
         self._running = False
-        os.write(self._wake_write, b"x")
+        self._driver.call_soon(lambda: None)
         self._thread.join(10)
-        for used in self._sockets.values():
-            used.close()
-        self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._driver.close()
         if self._failure is not None:
             raise self._failure
 
@@ -587,21 +293,13 @@ class Fleet:
             if self.redirect is not None and call.answer is not None:
                 call.answer.candidates = [self.redirect]
             self.calls.append(call)
-            self._sockets[id(call)] = used
-            self._selector.register(used, selectors.EVENT_READ, call)
-            self._flush(call)
+            self._driver.add(call, used)
 
         self._do(begin)
 
     def send_raw(self, call: LightCall, *datagrams: bytes) -> None:
         """Send from the call's own socket to where its media goes."""
-
-        def send() -> None:
-            assert call.remote is not None
-            call._out += [(data, call.remote) for data in datagrams]
-            self._flush(call)
-
-        self._do(send)
+        self._do(lambda: call.send_raw(*datagrams), call)
 
     def send_event(self, call: LightCall, *events: Event | str | bytes) -> float:
         """Send over the call's data channel; when that was (monotonic seconds)."""
@@ -612,52 +310,38 @@ class Fleet:
             at = time.monotonic()
             for event in events:
                 call.send_event(event, at)
-            self._flush(call)
 
-        self._do(send)
+        self._do(send, call)
         return at
 
     def send_sctp(self, call: LightCall, *packets: bytes) -> None:
         """Send SCTP packets as they are, inside the call's DTLS."""
-
-        def send() -> None:
-            call.send_sctp(*packets)
-            self._flush(call)
-
-        self._do(send)
+        self._do(lambda: call.send_sctp(*packets), call)
 
     def close(self, call: LightCall) -> None:
         """Close DTLS and the socket."""
-
-        def end() -> None:
-            call.close(time.monotonic())
-            self._flush(call)
-            used = self._sockets.pop(id(call), None)
-            if used is not None:
-                self._selector.unregister(used)
-                used.close()
-
-        self._do(end)
+        self._do(lambda: self._driver.remove(call))
 
     def hang_up(self, call: LightCall, *, key: str = "") -> int:
         """DELETE the call; the HTTP status."""
         return request("DELETE", self.locations[id(call)], key=key).status
 
-    def _do(self, action: Callable[[], None]) -> None:
-        """Run it in the thread and wait for it; its exception is raised here."""
+    def _do(self, action: Callable[[], None], call: LightCall | None = None) -> None:
+        """Run it in the thread, send what the call has then, and wait for it; its exception is raised."""
         done = threading.Event()
         failed: list[BaseException] = []
 
         def run() -> None:
             try:
                 action()
+                if call is not None:
+                    self._driver.flush(call)
             except BaseException as error:
                 failed.append(error)
             finally:
                 done.set()
 
-        self._inbox.append(run)
-        os.write(self._wake_write, b"x")
+        self._driver.call_soon(run)
         if not done.wait(10):
             raise AssertionError(f"the fleet's thread does not answer: {self._failure!r}")
         if failed:
@@ -666,87 +350,14 @@ class Fleet:
     def _run(self) -> None:
         try:
             while self._running:
-                self._turn()
+                self._driver.turn(time.monotonic() + 1.0)
         except BaseException as error:
             self._failure = error
             raise
 
-    def _turn(self) -> None:
-        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else 1.0
-        for key, _ in self._selector.select(min(wait, 1.0)):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
-                while self._inbox:
-                    self._inbox.pop(0)()
-            else:
-                self._receive(key.data, key.fileobj)  # type: ignore[arg-type]
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, call = heapq.heappop(self._timers)
-            call.armed = 0.0
-            if id(call) in self._sockets:
-                call.handle_timeout(now)
-                self._flush(call)
-
-    def _receive(self, call: LightCall, used: socket.socket) -> None:
-        for _ in range(16):
-            try:
-                data, address = used.recvfrom(4096)
-            except (BlockingIOError, ConnectionRefusedError):
-                break
-            except OSError:
-                return  # closed in this turn
-            call.receive_datagram(data, address[:2], time.monotonic())
-        self._flush(call)
-
-    def _flush(self, call: LightCall) -> None:
-        used = self._sockets.get(id(call))
-        while (sending := call.poll_transmit()) is not None:
-            if used is not None:
-                with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-                    used.sendto(*sending)
-        self._arm(call)
-
-    def _arm(self, call: LightCall) -> None:
-        deadline = call.next_deadline()
-        # An entry that has become too early costs one empty turn; one that is too late does not arise, for
-        # every change comes through here.
-        if deadline not in (float("inf"), call.armed):
-            call.armed = deadline
-            self._order += 1
-            heapq.heappush(self._timers, (deadline, self._order, call))
-
 
 def new_certificate() -> DtlsCertificate:
     return DtlsCertificate.generate(time.time())
-
-
-def parse_answer(text: str) -> Answer:
-    """The lines of an SDP answer that a client needs. AssertionError when one is missing."""
-    values: dict[str, list[str]] = {}
-    media = ""
-    for line in text.splitlines():
-        if line.startswith("m=audio ") or (line.startswith("m=application ") and not media):
-            media = line
-        elif line.startswith("a="):
-            name, _, value = line[2:].partition(":")
-            values.setdefault(name, []).append(value)
-    assert media and media.split()[1] != "0", f"nothing accepted in the answer:\n{text}"
-    fingerprints = []
-    for value in values["fingerprint"]:
-        algorithm, digest = value.split()
-        fingerprints.append((algorithm.lower(), bytes.fromhex(digest.replace(":", ""))))
-    fields = [candidate.split() for candidate in values.get("candidate", [])]
-    candidates = [(field[4], int(field[5])) for field in fields if field[2].lower() == "udp"]
-    return Answer(
-        ufrag=values["ice-ufrag"][0],
-        password=values["ice-pwd"][0],
-        fingerprints=tuple(fingerprints),
-        setup=values["setup"][0],
-        candidates=candidates,
-        payload_type=int(media.split()[3]) if media.startswith("m=audio") else 0,
-    )
 
 
 def post(
@@ -831,8 +442,3 @@ def listen(heard: Sequence[Heard]) -> speech.Sound:
             block = block.astype(np.float32) / (32768 if samples.dtype == np.int16 else 1)
             timeline[place : place + len(block)] = block[: len(timeline) - place]
     return timeline
-
-
-def _token(source: random.Random, length: int) -> str:
-    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-    return "".join(source.choice(alphabet) for _ in range(length))

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.support.light_client import LightCall
 from tests.support.models import Event, client_event, server_event
+from voicegate.load.client import LightClient
 from voicegate.proto import link, link_control, realtime
 from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
@@ -54,7 +55,7 @@ class Rig:
             wall_offset=1.8e9,
             random=self.random.random,
         )
-        self.clients: dict[ClientAddress, LightCall] = {}
+        self.clients: dict[ClientAddress, LightClient] = {}
         self.audio: dict[str, bytearray] = {}
         self.upstream: list[Event] = []
         """What agents got, in order: events, with {"type": "audio", "samples": n} between them."""
@@ -97,13 +98,24 @@ class Rig:
         """A client at 192.0.2.1:`port` that has posted its (edited) offer and holds the answer; `wishes` are
         further fields of `Wishes`."""
         client = LightCall(CLIENT_CERTIFICATE, self.random, local=("192.0.2.1", port), **options)  # type: ignore[arg-type]
+        return client, self.join(client, port, edit=edit, wishes=wishes)
+
+    def join(
+        self,
+        client: LightClient,
+        port: int = 5000,
+        *,
+        edit: Callable[[str], str] = lambda offer: offer,
+        wishes: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Post the offer of a client at 192.0.2.1:`port` and give it the answer; the call's id."""
         wanted = Wishes(edit(client.offer()), ("127.0.0.1:3478",), **(wishes or {}))
         entropy = self.random.randbytes(ENTROPY_LENGTH)
         call_id, answer = self.core.allocate(wanted, now=self.now, entropy=entropy)
-        self.clients[pack_address(*client.local)] = client
+        self.clients[pack_address("192.0.2.1", port)] = client
         client.accept_answer(answer, self.now)
         self._drain()
-        return client, call_id
+        return call_id
 
     def run(self, seconds: float) -> None:
         """Let this much time pass."""
