@@ -44,7 +44,7 @@ from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.routes import Route
 
 PRIORITY = -10
-"""The nice value of the thread of packets: of the processes of users, those with -10 get ten times the share."""
+"""The nice value of the thread of packets: some ten times the share of what has none."""
 TICK_SECONDS = 0.25
 """Between looks at expiry, the hour and the registry."""
 
@@ -107,7 +107,7 @@ class DataPlane:
 
     def run(self, cpu: int | None = None) -> None:
         """Forward until `stop`. `cpu`: the one this thread is pinned to."""
-        _go_first()
+        _set_priority(PRIORITY)
         affinity = None
         if cpu is not None and hasattr(os, "sched_setaffinity"):
             affinity = os.sched_getaffinity(0)
@@ -125,6 +125,7 @@ class DataPlane:
             selector.close()
             if affinity is not None:
                 os.sched_setaffinity(0, affinity)  # the thread goes back to a pool
+            _set_priority(0)
 
     def stop(self) -> None:
         """Let `run` return; also before it began."""
@@ -357,12 +358,12 @@ class DataPlane:
         self._error = error
 
 
-def _go_first() -> None:
-    """Let this thread go before what else the machine computes, where that is allowed (root, CAP_SYS_NICE): a
-    packet costs microseconds, and waiting for a turn behind others milliseconds."""
+def _set_priority(nice: int) -> None:
+    """With PRIORITY let this thread go before what else the machine computes, where that is allowed (root,
+    CAP_SYS_NICE): a packet costs microseconds, and waiting for a turn behind others milliseconds."""
     if sys.platform == "linux":
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         except PermissionError:
             pass
 
