@@ -14,6 +14,7 @@ from dataclasses import asdict
 from voicegate.media.codec import open_decoder, open_encoder
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
+from voicegate.media.recording import Tap
 from voicegate.proto.rtcp import Bye
 from voicegate.proto.rtcp_session import RtcpReporter
 from voicegate.proto.rtp import build_rtp, parse_rtp_untrusted
@@ -41,6 +42,10 @@ class CallAudio:
     ) -> None:
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
+        self.clock_rate = format.clock_rate
+        """Of RTP timestamps."""
+        self.tap: Tap | None = None
+        """Where what is said is recorded."""
         self._payload_type = format.payload_type
         self._ssrc = ssrc
         self._sequence = first_sequence
@@ -145,6 +150,8 @@ class CallAudio:
             self._payload_type, frame.marker, self._sequence, frame.timestamp, self._ssrc, payload
         )
         self._packets.append((False, packet))
+        if self.tap is not None:
+            self.tap.say(frame.pcm, frame.timestamp, now)
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._reporter.sent(frame.timestamp, len(payload), now)
 
