@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
@@ -548,6 +548,7 @@ class Fleet:
         frames: Sequence[bytes] = (),
         *,
         key: str = "",
+        headers: Mapping[str, str] | None = None,
         family: socket.AddressFamily = socket.AF_INET,
         **options: object,
     ) -> LightCall:
@@ -555,7 +556,7 @@ class Fleet:
         call, used = self.prepare(frames, family=family, **options)
         offer = call.offer()
         call.times["post"] = time.monotonic()
-        posted = post(url, offer, key=key)
+        posted = post(url, offer, key=key, headers=headers)
         assert posted.status == 201, f"{posted.status}: {posted.body[:300]}"
         self.locations[id(call)] = urllib.parse.urljoin(url, posted.headers.get("location", ""))
         self.start(call, used, posted.body)
@@ -744,8 +745,15 @@ def parse_answer(text: str) -> Answer:
     )
 
 
-def post(url: str, body: str | bytes, *, content_type: str = "application/sdp", key: str = "") -> Posted:
-    return request("POST", url, body, content_type=content_type, key=key)
+def post(
+    url: str,
+    body: str | bytes,
+    *,
+    content_type: str = "application/sdp",
+    key: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Posted:
+    return request("POST", url, body, content_type=content_type, key=key, headers=headers)
 
 
 def request(
@@ -755,17 +763,19 @@ def request(
     *,
     content_type: str = "",
     key: str = "",
+    headers: Mapping[str, str] | None = None,
     timeout: float = 20,
 ) -> Posted:
     """One HTTP request on a connection of its own; every status is an answer, none an exception."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
-    headers = {"Content-Type": content_type} if content_type else {}
+    sent = {"Content-Type": content_type} if content_type else {}
     if key:
-        headers["Authorization"] = f"Bearer {key}"
+        sent["Authorization"] = f"Bearer {key}"
+    sent |= headers or {}
     try:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, path, body.encode() if isinstance(body, str) else body, headers)
+        connection.request(method, path, body.encode() if isinstance(body, str) else body, sent)
         response = connection.getresponse()
         text = response.read().decode(errors="replace")
         return Posted(response.status, {name.lower(): value for name, value in response.getheaders()}, text)
