@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import assert_nothing_left
-from tests.media.test_recording import lag
+from tests.media.signals import lag
 from tests.support import speech
 from tests.support.light_channel import Wanted
 from tests.support.light_client import Fleet, listen, opus_frames, request

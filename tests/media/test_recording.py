@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.signals import lag, noise
 from voicegate.media.codec import FRAME_SAMPLES, PCM_RATE
 from voicegate.media.ogg import OggOpus
 from voicegate.media.recording import (
@@ -224,25 +225,6 @@ def decoded(data: bytes) -> np.ndarray:
     with av.open(io.BytesIO(data)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     return np.concatenate(frames, axis=1)
-
-
-def noise(seed: int, samples: int) -> np.ndarray:
-    """Noise of the band that speech has, which Opus keeps in time: 300 to 3,000 Hz."""
-    spectrum = np.fft.rfft(np.random.default_rng(seed).normal(0, 6000, samples))
-    hertz = np.fft.rfftfreq(samples, 1 / PCM_RATE)
-    spectrum[(hertz < 300) | (hertz > 3000)] = 0
-    return np.fft.irfft(spectrum, samples).astype(np.int16)
-
-
-def lag(heard: np.ndarray, said: np.ndarray) -> tuple[int, float]:
-    """By how many samples `heard` is behind `said`, and how alike they are then."""
-    size = len(heard) + len(said)
-    product = np.fft.irfft(
-        np.fft.rfft(heard.astype(float), size) * np.conj(np.fft.rfft(said.astype(float), size))
-    )
-    best = int(np.argmax(product))
-    likeness = float(product[best] / np.linalg.norm(heard) / np.linalg.norm(said))
-    return best if best < size // 2 else best - size, likeness
 
 
 def test_the_file_has_each_side_on_its_channel_at_its_sample() -> None:

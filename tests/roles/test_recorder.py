@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.media.test_recording import lag, noise
+from tests.media.signals import lag, noise
 from tests.support.light_channel import Wanted
 from tests.support.rig import Rig
 from voicegate.config import RecordingConfig
