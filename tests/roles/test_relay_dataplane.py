@@ -9,18 +9,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from voicegate.net.names import socket_name
 from voicegate.net.registry import RelayRecord
-from voicegate.net.udp import HAS_MMSG, Arena, Batching, UdpSocket, open_udp
-from voicegate.proto import stun
-from voicegate.proto.address import ClientAddress, join_host_port, pack_address
+from voicegate.net.streams import Streams, open_listener
+from voicegate.net.udp import HAS_MMSG, Arena, Batching, MmsgSocket, UdpSocket, open_udp
+from voicegate.proto import rfc4571, stun
+from voicegate.proto.address import ClientAddress, join_host_port, over_tcp, pack_address
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.link import (
     CONTROL,
+    DATA,
     HOUR,
     LINK_HEADER_LENGTH,
     MAX_DATAGRAM,
@@ -31,7 +35,8 @@ from voicegate.proto.link import (
     pack_frames,
     parse_frames_untrusted,
 )
-from voicegate.roles.relay.byways import Directory
+from voicegate.proto.link_control import Hello, answer_hello, parse_control_untrusted
+from voicegate.roles.relay.byways import Answer, Directory
 from voicegate.roles.relay.core import RelayCore
 from voicegate.roles.relay.dataplane import DataPlane
 from voicegate.roles.relay.hellos import Hellos
@@ -81,9 +86,16 @@ class Transceiver(Peer):
         assert len(datagram) <= MAX_DATAGRAM or len(parse_frames_untrusted(datagram)) == 1
         return parse_frames_untrusted(datagram)
 
-    def header(self, keys: ClusterKeys = KEYS) -> bytes:
+    def hello(self) -> Hello:
+        while (datagram := self.receive())[0] >> 4 != CONTROL:
+            pass
+        message = parse_control_untrusted(datagram)
+        assert isinstance(message, Hello)
+        return message
+
+    def header(self, keys: ClusterKeys = KEYS, *, version: int = DATA) -> bytes:
         hour = int(time.time() // HOUR)
-        return link_header(keys.link[keys.link_id], keys.link_id, self.text, self._relay_name, hour)
+        return keys.link_header(self.text, self._relay_name, hour, version=version)
 
     def answer(self, *frames: tuple[ClientAddress, bytes]) -> None:
         for datagram in pack_frames(self.header(), frames):
@@ -102,6 +114,7 @@ class Relay:
     plane: DataPlane
     public: list[UdpSocket]
     link: UdpSocket
+    listener: socket.socket
     records: dict[int, Backend]
     relays: dict[int, RelayRecord]
     thread: threading.Thread
@@ -109,6 +122,9 @@ class Relay:
 
     def start(self) -> None:
         self.thread.start()
+
+    def link_name(self) -> str:
+        return join_host_port(*self.link.address())
 
     def transceiver(self, id: int) -> Transceiver:
         transceiver = Transceiver(id, self.link)
@@ -142,13 +158,25 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(params=MODES)
 def relay(request: pytest.FixtureRequest) -> Iterator[Relay]:
-    batching: Batching = request.param
+    with running(request.param, cluster=1) as relay:
+        yield relay
+
+
+@pytest.fixture(params=MODES)
+def far_relay(request: pytest.FixtureRequest) -> Iterator[Relay]:
+    """A relay of another cluster, which has no transceivers."""
+    with running(request.param, cluster=2) as relay:
+        yield relay
+
+
+@contextmanager
+def running(batching: Batching, cluster: int, boot: int = 1) -> Iterator[Relay]:
     arena = Arena(addresses=batching == "auto")
-    link = open_udp("127.0.0.1", 0, batching=batching, arena=arena)
+    link = open_udp("127.0.0.1", 0, batching=batching, arena=arena, errors=True)
     public = [open_udp(host, 0, batching=batching, arena=arena) for host in ("127.0.0.1", "::1")]
     routes = RouteTable(
         KEYS,
-        cluster=1,
+        cluster=cluster,
         link=join_host_port(*link.address()),
         allowed_networks=["127.0.0.0/8"],
         name_of=socket_name,
@@ -158,31 +186,34 @@ def relay(request: pytest.FixtureRequest) -> Iterator[Relay]:
     core = RelayCore(
         KEYS,
         routes,
-        cluster=1,
+        cluster=cluster,
         public=[pack_address(*sock.address()) for sock in public],
         max_flows=1000,
         idle_seconds=60,
     )
     reports: list[Exception] = []
+    listener = open_listener("127.0.0.1", 0, reuse_port=False)
+    streams = Streams([listener], max_connections=10, idle_seconds=60)
     plane = DataPlane(
         core,
         public,
         link,
         arena,
-        streams=None,
-        hellos=Hellos("test", 1),
+        streams=streams,
+        hellos=Hellos("near" if cluster == 1 else "far", boot),
         directory=lambda: Directory(world.records, world.relays),
         report=reports.append,
         asked=lambda: None,
     )
-    world = Relay(core, plane, public, link, {}, {}, threading.Thread(target=plane.run), reports)
+    world = Relay(core, plane, public, link, listener, {}, {}, threading.Thread(target=plane.run), reports)
     yield world
     plane.stop()
     if world.thread.ident is not None:
         world.thread.join(5)
         assert not world.thread.is_alive()
     plane.close()
-    for sock in (link, *public):
+    streams.close()
+    for sock in (link, listener, *public):
         sock.close()
     assert not reports
 
@@ -402,6 +433,225 @@ def test_one_failing_packet_does_not_end_the_batch(relay: Relay, monkeypatch: py
     relay.wait_for_drop("internal_error")
     until(lambda: bool(relay.reports))
     assert [type(error) for error in relay.reports] == [ZeroDivisionError]
+    relay.reports.clear()
+
+
+def meet(near: Relay, far: Relay) -> None:
+    """Each relay's registry tells of the other."""
+    for relay, other, cluster in ((near, far, 2), (far, near, 1)):
+        record = RelayRecord(
+            id=1,
+            cluster=cluster,
+            ingress="other",
+            boot="b",
+            links=(join_host_port(*other.link.address()),),
+            addresses=(),
+        )
+        relay.relays = {1: record}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_call_passes_two_relays_when_its_ticket_says_so(relay: Relay, far_relay: Relay, host: str) -> None:
+    meet(relay, far_relay)
+    relay.start()
+    far_relay.start()
+    transceiver, client = relay.transceiver(7), Peer(host)
+    ticket = transceiver.ticket()
+    client.send(check(ticket), far_relay.via(client))
+    [frame] = transceiver.frames()
+    assert frame == (client.packed, check(ticket)), "with the client's own address"
+    success = transceiver.answer_check(frame, ticket)
+    assert client.receive() == success
+    for core in (relay.core, far_relay.core):
+        assert core.statistics() == {"provisional": 0, "confirmed": 1}
+    for n in range(3):
+        client.send(b"\x80up" + bytes([n]), far_relay.via(client))
+        assert transceiver.frames() == [(client.packed, b"\x80up" + bytes([n]))]
+        transceiver.answer((client.packed, b"\x80down"), (client.packed, b"\x80again"))
+        assert [client.receive(), client.receive()] == [b"\x80down", b"\x80again"]
+    transceiver.answer((client.packed, b""))
+    until(lambda: not relay.core.flows and not far_relay.core.flows)
+    assert not {*relay.core.drops, *far_relay.core.drops} - {"hello_answered"}
+
+
+def test_the_first_of_two_relays_learns_its_clients_from_the_second(relay: Relay, far_relay: Relay) -> None:
+    meet(relay, far_relay)
+    relay.start()
+    far_relay.start()
+    transceiver, client, near_client = relay.transceiver(7), Peer(), Peer()
+    ticket = transceiver.ticket()
+    client.send(check(ticket), far_relay.public[0])
+    transceiver.answer_check(transceiver.frames()[0], ticket)
+    client.receive()
+    relay.connect(near_client, transceiver)
+    with running("auto" if HAS_MMSG else "off", cluster=2, boot=2) as successor:
+        successor.relays = far_relay.relays
+        predecessor = relay.relays[1]
+        relay.relays = {
+            1: predecessor,
+            2: msgspec.structs.replace(predecessor, links=(successor.link_name(),)),
+        }
+        near_client.send(b"\x80", relay.public[0])
+        successor.start()
+        until(lambda: client.packed in successor.core.flows)
+        assert near_client.packed not in successor.core.flows, "only who came by its addresses"
+        transceiver.answer((client.packed, b"\x80down"))
+        assert client.receive() == b"\x80down", "by the successor, before anything came from the client"
+        until(lambda: successor.plane.statistics()["transceiver_packets"] == 1)
+        client.send(b"\x80up", successor.public[0])
+        while (client.packed, b"\x80up") not in transceiver.frames():
+            pass
+
+
+def test_a_ticket_goes_in_no_circle(relay: Relay, far_relay: Relay) -> None:
+    """Two relays that take each other for the one of a third cluster."""
+    meet(relay, far_relay)
+    for one in (relay, far_relay):
+        one.relays = {1: msgspec.structs.replace(one.relays[1], cluster=3)}
+        one.start()
+    client = Peer()
+    client.send(check(KEYS.tickets.mint(3, 7, time.time() + 60, bytes(5)).encode()), far_relay.public[0])
+    relay.wait_for_drop("hop_limit")
+    assert not relay.core.flows
+    assert_silent(client)
+
+
+def test_a_transceiver_cannot_speak_as_a_relay(relay: Relay) -> None:
+    relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    relay.connect(client, transceiver)
+    key = KEYS.link[KEYS.link_id]
+    hour = int(time.time() // HOUR)
+    for hops in (1, 2, 15):
+        header = link_header(key, KEYS.link_id, transceiver.text, relay.link_name(), hour, hops=hops)
+        transceiver.send(header + encode_frame(client.packed, b"\x80"), relay.link)
+    relay.wait_for_drop("hop_limit", 3)
+
+
+def test_a_call_over_tcp_passes_both_ways(relay: Relay) -> None:
+    relay.start()
+    transceiver = relay.transceiver(7)
+    ticket = transceiver.ticket()
+    with socket.create_connection(relay.listener.getsockname(), 5) as client:
+        address = over_tcp(pack_address(*client.getsockname()))
+        client.sendall(rfc4571.frame(check(ticket)))
+        [sent] = transceiver.frames()
+        assert sent == (address, check(ticket))
+        success = transceiver.answer_check(sent, ticket)
+        assert received(client) == success
+        client.sendall(rfc4571.frame(b"\x80up") * 2)
+        got = transceiver.frames()
+        got += transceiver.frames() if len(got) < 2 else []
+        assert got == [(address, b"\x80up")] * 2
+        transceiver.answer((address, b"\x80down"), (address, b"\x80again"))
+        assert [received(client), received(client)] == [b"\x80down", b"\x80again"]
+        udp = Peer()
+        transceiver.answer((udp.packed, b"\x80not by udp"))
+        relay.wait_for_drop("frame_without_flow")
+    transceiver.answer((address, b"\x80late"))
+    transceiver.answer((address, b""))
+    until(lambda: not relay.core.flows)
+
+
+def received(client: socket.socket) -> bytes:
+    """One RFC 4571 packet."""
+    length = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
+    return client.recv(length, socket.MSG_WAITALL)
+
+
+def test_a_hello_brings_back_what_a_restarted_relay_lost(relay: Relay) -> None:
+    transceiver, clients = relay.transceiver(7), [Peer() for _ in range(40)]
+    tickets = [transceiver.ticket() for _ in clients]
+    relay.start()
+    hello = transceiver.hello()
+    assert (hello.ingress, hello.boot) == ("near", 1) and hello.number
+    rows = [(client.packed, ticket) for client, ticket in zip(clients, tickets, strict=True)]
+    for body in answer_hello(hello.number, [*rows, (over_tcp(clients[0].packed), tickets[0])]):
+        transceiver.send(transceiver.header(version=CONTROL) + body, relay.link)
+    until(lambda: len(relay.core.flows) == len(clients))
+    # Both ways at once, without a check, at whichever of the relay's addresses.
+    transceiver.answer((clients[0].packed, b"\x80down"))
+    assert clients[0].receive() == b"\x80down"
+    clients[1].send(b"\x80up", relay.public[0])
+    assert transceiver.frames() == [(clients[1].packed, b"\x80up")]
+    transceiver.send(transceiver.header(version=CONTROL) + b"junk", relay.link)
+    relay.wait_for_drop("link_control")
+    again = answer_hello(hello.number, [(Peer().packed, transceiver.ticket())])[0]
+    transceiver.send(transceiver.header(version=CONTROL) + again, relay.link)
+    relay.wait_for_drop("hello_answered")
+    assert len(relay.core.flows) == len(clients), "an answer counts once"
+
+
+@pytest.mark.skipif(not HAS_MMSG, reason="Linux tells")
+def test_a_killed_transceiver_is_noticed_at_its_next_packet(relay: Relay) -> None:
+    if not isinstance(relay.link, MmsgSocket):
+        pytest.skip("plain sockets are not told")
+    relay.start()
+    gone, living = relay.transceiver(7), relay.transceiver(8)
+    client, other = Peer(), Peer()
+    relay.connect(client, gone)
+    relay.connect(other, living)
+    place = gone.sock.getsockname()
+    gone.sock.close()
+    client.send(b"\x80", relay.public[0])
+    until(lambda: relay.plane.statistics()["dead_transceivers"] == 1)
+    for _ in range(20):
+        client.send(b"\x80", relay.public[0])
+        other.send(b"\x80still", relay.public[0])
+        assert (other.packed, b"\x80still") in living.frames()
+    assert relay.core.drops["transceiver_dead"] >= 15
+    gone.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    gone.sock.settimeout(5)
+    gone.sock.bind(place)
+    gone.answer((client.packed, b"\x80back"))
+    assert client.receive() == b"\x80back"
+    client.send(b"\x80again", relay.public[0])
+    while (client.packed, b"\x80again") not in gone.frames():
+        pass
+
+
+def test_what_redis_knows_lets_a_packet_that_waited_go_on(relay: Relay) -> None:
+    relay.core.recovery.enabled = True
+    relay.start()
+    transceiver, client, unknown = relay.transceiver(7), Peer("::1"), Peer()
+    client.send(b"\x80early", relay.via(client))
+    unknown.send(b"\x80who?", relay.via(unknown))
+    until(lambda: len(relay.core.recovery.questions) == 2)
+    relay.plane.post([Answer(client.packed, transceiver.ticket()), Answer(unknown.packed, None)])
+    assert transceiver.frames() == [(client.packed, b"\x80early")]
+    transceiver.answer((client.packed, b"\x80down"))
+    assert client.receive() == b"\x80down"
+    relay.wait_for_drop("no_flow")
+
+
+def test_one_failing_packet_of_a_byway_does_not_end_its_batch(
+    relay: Relay, far_relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet(relay, far_relay)
+    real = relay.core.from_client
+
+    def failing(data: bytes, *rest: object, **more: object) -> object:
+        if data == b"\x80bad":
+            raise ZeroDivisionError
+        return real(data, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(relay.core, "from_client", failing)
+    relay.start()
+    far_relay.start()
+    transceiver, client = relay.transceiver(7), Peer()
+    ticket = transceiver.ticket()
+    client.send(check(ticket), far_relay.public[0])
+    transceiver.answer_check(transceiver.frames()[0], ticket)
+    client.receive()
+    hour = int(time.time() // HOUR)
+    header = KEYS.link_header(far_relay.link_name(), relay.link_name(), hour, hops=1)
+    frames = encode_frame(client.packed, b"\x80bad") + encode_frame(client.packed, b"\x80good")
+    far_relay.link.sock.sendto(header + frames, relay.link.address())
+    assert transceiver.frames() == [(client.packed, b"\x80good")]
+    with socket.create_connection(relay.listener.getsockname(), 5) as tcp:
+        tcp.sendall(rfc4571.frame(b"\x80bad") + rfc4571.frame(check(ticket, transaction=b"V" * 12)))
+        assert transceiver.frames()[0][1] == check(ticket, transaction=b"V" * 12)
+    until(lambda: relay.core.drops["internal_error"] == 2 and bool(relay.reports))
     relay.reports.clear()
 
 

@@ -25,7 +25,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -124,6 +124,7 @@ class LightCall:
         self.counts: dict[str, int] = {}
         self.closed = ""
         self.last_protected: bytes = b""
+        self.last_check: bytes = b""
         self.reported_lost: int | None = None
         """Packets of ours that the far end missed, by its last reception report."""
         self.speak = True
@@ -373,6 +374,7 @@ class LightCall:
                 tie_breaker=self.tie_breaker,
                 use_candidate=nominate,
             )
+            self.last_check = request
             self._out.append((request, candidate))
             self._count("checks")
         if "ice" in self.times and nominate:
@@ -548,9 +550,9 @@ class Fleet:
         frames: Sequence[bytes] = (),
         *,
         key: str = "",
-        headers: Mapping[str, str] | None = None,
         family: socket.AddressFamily = socket.AF_INET,
-        **options: object,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> LightCall:
         """POST an offer and start the call; AssertionError when the answer is not 201. Thread-safe."""
         call, used = self.prepare(frames, family=family, **options)
@@ -567,15 +569,17 @@ class Fleet:
         frames: Sequence[bytes] = (),
         *,
         family: socket.AddressFamily = socket.AF_INET,
-        **options: object,
+        kind: type[LightCall] | None = None,
+        host: str = "",
+        **options: Any,
     ) -> tuple[LightCall, socket.socket]:
-        """A call and its socket, before any offer was sent."""
+        """A call (of this `kind`) and its socket (on this host), before any offer was sent."""
         used = socket.socket(family, socket.SOCK_DGRAM)
         used.setblocking(False)
-        used.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        used.bind((host or ("::1" if family == socket.AF_INET6 else "127.0.0.1"), 0))
         source = random.Random(self._random.getrandbits(64))
         options.setdefault("local", used.getsockname()[:2])
-        return LightCall(self.certificate, source, frames, **options), used  # type: ignore[arg-type]
+        return (kind or LightCall)(self.certificate, source, frames, **options), used
 
     def start(self, call: LightCall, used: socket.socket, answer: str) -> None:
         def begin() -> None:
@@ -763,16 +767,21 @@ def request(
     *,
     content_type: str = "",
     key: str = "",
-    headers: Mapping[str, str] | None = None,
     timeout: float = 20,
+    headers: Mapping[str, str] | None = None,
+    source: str = "",
 ) -> Posted:
-    """One HTTP request on a connection of its own; every status is an answer, none an exception."""
+    """One HTTP request on a connection of its own (from this address); every status is an answer, none an
+    exception."""
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
-    sent = {"Content-Type": content_type} if content_type else {}
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port, timeout=timeout, source_address=(source, 0) if source else None
+    )
+    sent = dict(headers or {})
+    if content_type:
+        sent["Content-Type"] = content_type
     if key:
         sent["Authorization"] = f"Bearer {key}"
-    sent |= headers or {}
     try:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         connection.request(method, path, body.encode() if isinstance(body, str) else body, sent)

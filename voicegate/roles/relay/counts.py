@@ -7,7 +7,7 @@ from bisect import bisect_left
 
 LATENCY_BUCKETS = (*(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),)
 """Seconds: from what one system call takes to what a jitter buffer cannot hide."""
-SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HELP = {
     "client_packets": "Datagrams received from clients.",
     "client_bytes": "Bytes of clients' datagrams that were sent on.",
@@ -20,6 +20,25 @@ HELP = {
     "ticks": "Quarters of a second that the thread of packets has seen.",
 }
 """What is counted, in words."""
+
+
+class Sizes:
+    """Whole numbers from 0 to `largest`, counted one by one. One thread counts; others may read."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self, largest: int) -> None:
+        self.counts = [0] * (largest + 1)
+
+    @property
+    def sum(self) -> int:
+        return sum(size * count for size, count in enumerate(self.counts))
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """As `Histogram.cumulative`."""
+        counts = list(self.counts)
+        rows = [(str(bound), sum(counts[: bound + 1])) for bound in SIZE_BUCKETS if bound < len(counts)]
+        return [*rows, ("+Inf", sum(counts))]
 
 
 class Histogram:
@@ -50,11 +69,12 @@ class PlaneCounts:
 
     __slots__ = ("batch", "bundle", "totals", "waited")
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        """`batch`: datagrams that one receiving call takes at most."""
         self.totals = dict.fromkeys(HELP, 0)
-        self.batch = Histogram(SIZE_BUCKETS)
+        self.batch = Sizes(batch)
         """Datagrams per receiving call, of all sockets."""
-        self.bundle = Histogram(SIZE_BUCKETS)
+        self.bundle = Sizes(batch)
         """Client packets per link datagram that was sent."""
         self.waited = Histogram(LATENCY_BUCKETS)
         """From a packet's arrival in the kernel to its leaving, for the one of each batch that waited

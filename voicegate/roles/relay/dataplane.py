@@ -1,6 +1,6 @@
 """The relay's one thread of packets: batches in, batches out, nothing awaited and nothing copied.
 
-Per turn: wait until a socket is readable; take up to 64 datagrams in one system call; write a frame
+Per turn: wait until a socket is readable; take up to 256 datagrams in one system call; write a frame
 header in front of each payload where it lies; gather the frames of each transceiver into link datagrams
 (whatever was ready at once, never waiting for more); send them all in one call. The way back is the
 mirror of it. A packet of a known flow costs a look-up, two stores and a `pack_into`; everything else goes
@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from voicegate.net.streams import Streams
-from voicegate.net.udp import FAMILY4, FAMILY6, Arena, UdpSocket
+from voicegate.net.udp import BATCH, FAMILY4, FAMILY6, Arena, UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
 from voicegate.proto.link import (
     CONTROL,
@@ -80,14 +80,16 @@ class DataPlane:
         """All sockets share `arena`. `directory`: the registry's snapshot, new objects when it changed;
         `report`: told of unexpected exceptions, in this thread, at most once per tick; `asked`: there are
         questions in `core.recovery`."""
-        self.counts = PlaneCounts()
+        self.counts = PlaneCounts(BATCH)
         self._core = core
         self._public = tuple(public)
         self._link = link
         self._arena = arena
         self._streams = streams
         self._ways_out = WaysOut(public, core.routes.backs)
-        self._byways = Byways(core, link, streams, self._ways_out, hellos, directory, asked, self.counts)
+        self._byways = Byways(
+            core, link, streams, self._ways_out, hellos, directory, asked, self.counts, self._failed
+        )
         self._report = report
         self._posted: deque[Answer] = deque()
         self._wall = time.time()
@@ -149,14 +151,13 @@ class DataPlane:
         while not self._stopping:
             try:
                 now = time.monotonic()
-                for key, _ in selector.select(max(0.0, min(tick_due, self._byways.due) - now)):
-                    key.data()
-                now = time.monotonic()
-                if now >= tick_due:
+                if now >= tick_due:  # before the first packets: a worker that takes over finds some waiting
                     tick_due = now + TICK_SECONDS
                     self._tick(now)
                 if now >= self._byways.due:
                     self._byways.handle_timeout(now)
+                for key, _ in selector.select(max(0.0, min(tick_due, self._byways.due) - time.monotonic())):
+                    key.data()
             except Exception as error:  # a turn that fails must not end the calls of everybody
                 self._failed(error)
                 time.sleep(0.001)  # and one that fails every time must not take the processor
@@ -186,7 +187,7 @@ class DataPlane:
         flow_of, view, base = self._core.flows.get, self._arena.view, self._arena.base
         touched: list[Route] = []
         datagrams: list[tuple[bytes, list[int]]] = []
-        total = 0
+        link_bytes = 0
         for offset, (port, ip), (length,) in zip(
             self._arena.offsets, sock.names(count), sock.lengths(count), strict=False
         ):
@@ -202,7 +203,6 @@ class DataPlane:
                         continue
                 else:
                     flow.client_seen = now
-                total += length
                 route = flow.route
                 size = route.size + frame_length + length
                 if size <= MAX_DATAGRAM and route.size:
@@ -213,6 +213,7 @@ class DataPlane:
                 pack_first(view, offset - first_length, route.header, family, client, length)
                 if route.size:
                     datagrams.append((route.name, route.spans))
+                    link_bytes += route.size
                 else:
                     touched.append(route)
                 route.spans = [base + offset - first_length, first_length + length]
@@ -221,24 +222,22 @@ class DataPlane:
                 self._failed(error)
         for route in touched:
             datagrams.append((route.name, route.spans))
+            link_bytes += route.size
             route.size = 0
             if route.dead:
                 datagrams = self._byways.without_dead(route, datagrams)
         self._link.send_gathered(datagrams)
-        self._count_uplink(sock, count, total, datagrams)
-
-    def _count_uplink(
-        self, sock: UdpSocket, count: int, payload: int, datagrams: list[tuple[bytes, list[int]]]
-    ) -> None:
         counts = self.counts
-        totals = counts.totals
-        totals["client_packets"] += count
-        totals["client_bytes"] += payload
-        totals["link_datagrams_out"] += len(datagrams)
-        counts.batch.observe(count)
+        totals, bundles, frames = counts.totals, counts.bundle.counts, 0
         for _, spans in datagrams:
-            totals["link_bytes_out"] += sum(spans[1::2])
-            counts.bundle.observe(len(spans) // 2)
+            bundled = len(spans) >> 1
+            bundles[bundled] += 1
+            frames += bundled
+        totals["client_packets"] += count
+        totals["client_bytes"] += link_bytes - LINK_HEADER_LENGTH * len(datagrams) - frame_length * frames
+        totals["link_bytes_out"] += link_bytes
+        totals["link_datagrams_out"] += len(datagrams)
+        counts.batch.counts[count] += 1
         if (stamp := sock.stamp()) is not None:
             counts.waited.observe(time.time() - stamp)
 
@@ -276,7 +275,7 @@ class DataPlane:
                 entries.clear()
         self.counts.totals["transceiver_packets"] += sent
         self.counts.totals["link_datagrams_in"] += count
-        self.counts.batch.observe(count)
+        self.counts.batch.counts[count] += 1
         if len(outgoing) > len(self._public) + 1:
             self._byways.flush_relays(view, self._arena.base)
         if (stamp := link.stamp()) is not None:

@@ -51,13 +51,26 @@ class SeenChecks:
         return self._is_set(check) and not self._is_set(check + client)
 
     def _set(self, key: bytes) -> None:
-        # bytes hash by SipHash under a key of this process, so nobody aims at another's bits.
-        mixed = hash(key)
+        first, second, third = _positions(key)
         seen = self._new
-        for position in (mixed & _MASK, mixed >> 20 & _MASK, mixed >> 40 & _MASK):
-            seen[position >> 3] |= 1 << (position & 7)
+        seen[first >> 3] |= 1 << (first & 7)
+        seen[second >> 3] |= 1 << (second & 7)
+        seen[third >> 3] |= 1 << (third & 7)
 
     def _is_set(self, key: bytes) -> bool:
-        mixed = hash(key)
-        positions = (mixed & _MASK, mixed >> 20 & _MASK, mixed >> 40 & _MASK)
-        return any(all(seen[p >> 3] >> (p & 7) & 1 for p in positions) for seen in (self._new, self._old))
+        first, second, third = _positions(key)
+        for seen in (self._new, self._old):
+            if (
+                seen[first >> 3] >> (first & 7)
+                & seen[second >> 3] >> (second & 7)
+                & seen[third >> 3] >> (third & 7)
+                & 1
+            ):
+                return True
+        return False
+
+
+def _positions(key: bytes) -> tuple[int, int, int]:
+    # bytes hash by SipHash under a key of this process, so nobody aims at another's bits.
+    mixed = hash(key)
+    return mixed & _MASK, mixed >> 20 & _MASK, mixed >> 40 & _MASK
