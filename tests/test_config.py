@@ -201,6 +201,18 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
             {"registry": {"redis": "", "transceivers": TABLE}},
             "is not in registry.transceivers",
         ),
+        (
+            "transceiver",
+            {"recording": {"directory": "calls"}},
+            "recording.directory 'calls' must be an absolute",
+        ),
+        (
+            "transceiver",
+            {"recording": {"directory": "/none"}},
+            "recording.directory /none is not a directory",
+        ),
+        ("transceiver", {"recording": {"max_bytes": 0}}, "recording.max_bytes must be more than 0"),
+        ("transceiver", {"recording": {"max_seconds": -1}}, "recording.max_seconds must be more than 0"),
         ("signaling", {"signaling": {"listen": "0.0.0.0:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"listen": "203.0.113.1:80"}}, "needs signaling.api_keys"),
         ("signaling", {"signaling": {"api_keys": ["short"]}}, "signaling.api_keys: a key must have"),
@@ -260,6 +272,14 @@ def test_worker_processes_are_for_a_relay_by_itself() -> None:
     config = msgspec.convert({"relay": {"workers": 2}}, type=Config)
     assert "relay.workers is 2: processes are for a relay by itself" in " ".join(check(config, ROLES))
     assert "relay.workers" not in " ".join(check(config, ["relay"]))
+
+
+def test_a_key_that_records_needs_somewhere_to_record_to(tmp_path: Path) -> None:
+    data = {"signaling": {"keys": [TABLE_KEY | {"record": "always"}]}}
+    words = "signaling.keys 'shop': record is always, but recording.directory is empty"
+    assert check(msgspec.convert(data, type=Config), ROLES) == [words]
+    data["recording"] = {"directory": str(tmp_path)}  # type: ignore[assignment]
+    assert check(msgspec.convert(data, type=Config), ROLES) == []
 
 
 @pytest.mark.parametrize("text", ["inf", "-inf", "nan"])

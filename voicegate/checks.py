@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -38,6 +39,17 @@ def redis_problem(text: str) -> str | None:
         return "must end in the number of a database, as in redis://127.0.0.1:6379/0"
     if options.get("ssl_cert_reqs", "none") not in ("none", "optional", "required"):
         return "must have none, optional or required as ssl_cert_reqs"
+    return None
+
+
+def directory_problem(path: str) -> str | None:
+    """Whether files can be made there."""
+    if not os.path.isabs(path):
+        return f"{path!r} must be an absolute path"
+    if not os.path.isdir(path):
+        return f"{path} is not a directory; make one that only voicegate's user can read"
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"{path} cannot be written to by this user"
     return None
 
 

@@ -136,6 +136,8 @@ class KeyConfig(_Section, frozen=True):
     all."""
     server_events: tuple[str, ...] = ("*",)
     """Realtime events that its clients receive; `error` always. A sideband receives all."""
+    record: Literal["never", "allowed", "always"] = "never"
+    """Whether its calls are recorded; allowed: those whose request asks for it."""
 
 
 class SignalingConfig(_Section, frozen=True):
@@ -189,6 +191,15 @@ class AgentConfig(_Section, frozen=True):
     """A call ends when this long the agent takes nothing of what is sent to it."""
 
 
+class RecordingConfig(_Section, frozen=True):
+    directory: str = ""
+    """Where a transceiver writes the calls that are to be recorded; empty: nothing is."""
+    max_bytes: int = 10_000_000_000
+    """For all that is in the directory. When it is full nothing more is recorded; nothing is ever deleted."""
+    max_seconds: float = 3600.0
+    """Of one call; the call goes on without."""
+
+
 class NetConfig(_Section, frozen=True):
     batching: Literal["auto", "off"] = "auto"
     """auto: recvmmsg/sendmmsg on Linux; off: plain recvfrom/sendto as on every other system."""
@@ -202,6 +213,7 @@ class Config(_Section, frozen=True):
     transceiver: TransceiverConfig = TransceiverConfig()
     signaling: SignalingConfig = SignalingConfig()
     agent: AgentConfig = AgentConfig()
+    recording: RecordingConfig = RecordingConfig()
     net: NetConfig = NetConfig()
 
 

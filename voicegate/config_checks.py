@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from voicegate.checks import geoip_problem, pair_problem, redis_problem
+from voicegate.checks import directory_problem, geoip_problem, pair_problem, redis_problem
 from voicegate.config import (
     ROLES,
     AgentConfig,
@@ -53,9 +53,16 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
         problems += _check_relay(config.relay, alone=tuple(roles) == ("relay",))
     if "transceiver" in roles:
         problems += _check_transceiver(config)
+        problems += _check_recording(config)
         problems += _check_agent(config.agent, together)
     if "signaling" in roles:
         problems += _check_signaling(config.signaling)
+        if together and not config.recording.directory:
+            problems += [
+                f"signaling.keys {key.name!r}: record is {key.record}, but recording.directory is empty"
+                for key in config.signaling.keys
+                if key.record != "never"
+            ]
         if "transceiver" not in roles:
             # Without an agent's URL it serves calls all the same, but no WebSocket to the agent.
             problems += _check_agent(config.agent, together=True)
@@ -180,6 +187,15 @@ def _check_transceiver(config: Config) -> Iterator[str]:
         yield f"transceiver.max_call_seconds must be at most {_CALL_SECONDS_LIMIT}, which is 97 days"
     if settings.drain_seconds < 0:
         yield "transceiver.drain_seconds must not be negative"
+
+
+def _check_recording(config: Config) -> Iterator[str]:
+    recording = config.recording
+    if recording.directory and (problem := directory_problem(recording.directory)):
+        yield f"recording.directory {problem}"
+    for key in ("max_bytes", "max_seconds"):
+        if getattr(recording, key) <= 0:
+            yield f"recording.{key} must be more than 0"
 
 
 def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:

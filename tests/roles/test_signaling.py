@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from voicegate.config import Config, SignalingConfig, parse_listen
+from voicegate.config import Config, KeyConfig, SignalingConfig, parse_listen
 from voicegate.net.http import InternalApp, Request, Response, error_response, serve_http
 from voicegate.net.registry import MemoryRegistry, TransceiverRecord
 from voicegate.proto.callid import mint_call_id
@@ -105,9 +105,12 @@ async def gate(
     *transceivers: Transceiver,
     keys: ClusterKeys = KEYS,
     registry: MemoryRegistry | None = None,
+    restricted: tuple[KeyConfig, ...] = (),
     **settings: Any,
 ) -> AsyncIterator[Gate]:
     registry = registry or MemoryRegistry()
+    if restricted:
+        settings["keys"] = restricted
     config = Config(signaling=SignalingConfig(listen="127.0.0.1:0", **settings))
     key = settings.get("api_keys", ("",))[0]
     async with httpcore.AsyncConnectionPool() as pool, trio.open_nursery() as nursery:
@@ -170,6 +173,7 @@ async def test_a_call_from_offer_to_end() -> None:
             "client_events": ["*"],
             "server_events": ["*"],
             "key_id": "loopback",
+            "record": False,
             "safety_identifier": "",
         }
         assert at.registry.records[7].calls == 1, "the answer's load is known before the registry says so"
@@ -295,6 +299,31 @@ async def test_forged_foreign_and_unknown_calls_are_404_after_the_same_time() ->
                 response = await at.ask(method, f"{CALLS}/{id}{path}")
                 assert (response.status, error(response)["param"]) == (404, "call_id"), id
                 assert time.monotonic() - began >= signaling_calls.REFUSAL_SECONDS
+
+
+async def test_recording_is_asked_for_and_granted_by_the_key() -> None:
+    shop = KeyConfig(name="shop", key="key-of-the-shop-1")
+    owner = KeyConfig(name="owner", key="key-of-the-owner-1", record="allowed")
+    monitor = KeyConfig(name="monitor", key="key-of-the-monitor", record="always")
+    transceiver = Transceiver(7)
+    async with gate(transceiver, restricted=(shop, owner, monitor)) as at:
+
+        async def recorded(key: KeyConfig, **headers: str) -> object:
+            answer = await at.offer(authorization=f"Bearer {key.key}", **headers)
+            if answer.status != 201:
+                return answer.status, error(answer)["code"]
+            return list(transceiver.calls.values())[-1]["record"]
+
+        asking = {"x_voicegate_record": "true"}
+        assert await recorded(shop) is False and await recorded(shop, x_voicegate_record="false") is False
+        assert await recorded(shop, **asking) == (403, "recording_not_allowed")
+        assert await recorded(owner) is False and await recorded(owner, **asking) is True
+        assert await recorded(monitor) is True and await recorded(monitor, x_voicegate_record="false") is True
+        assert await recorded(owner, x_voicegate_record="yes please") == (400, "invalid_header")
+        preflight = await at.ask(
+            "OPTIONS", CALLS, origin="https://a.example", access_control_request_headers="x-voicegate-record"
+        )
+        assert b"x-voicegate-record" in dict(preflight.headers)[b"access-control-allow-headers"]
 
 
 async def test_keys_are_asked_for() -> None:

@@ -96,6 +96,26 @@ def test_whose_session_counts() -> None:
     assert RING.admit(secret(FULL.id), 0).session(asked) is asked
 
 
+@pytest.mark.parametrize(
+    ("key", "asked", "recorded"),
+    [
+        (SHOP, False, False), (SHOP, True, None),
+        (Key("k", "", record="allowed"), False, False), (Key("k", "", record="allowed"), True, True),
+        (Key("k", "", record="always"), False, True), (Key("k", "", record="always"), True, True),
+        (FULL, False, False), (FULL, True, True), (LOOPBACK, False, False), (LOOPBACK, True, True),
+    ],
+)  # fmt: skip
+def test_who_is_recorded(key: Key, asked: bool, recorded: bool | None) -> None:
+    browser = Caller(key, ClientSecret("sess_1", key.id, 100, {}, ""))
+    for caller in (Caller(key), browser):
+        if recorded is not None:
+            assert caller.record(asked) is recorded
+        else:
+            with pytest.raises(Denied) as caught:
+                caller.record(asked)
+            assert (caught.value.status, caught.value.code) == (403, "recording_not_allowed")
+
+
 def test_the_limit_of_calls() -> None:
     key, limits = Key("k", "", max_calls=2), KeyLimits()
     limits.begin(key, 0)

@@ -27,6 +27,8 @@ class AllocateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whose call it is: the id of an API key, never the key."""
     safety_identifier: str = ""
     """The user, as the issuer of the client's key named him; for the agent."""
+    record: bool = False
+    """Whether the call is to be recorded."""
 
 
 class AllocateReply(msgspec.Struct, frozen=True):

@@ -27,7 +27,7 @@ from voicegate.proto.errors import BadOffer, BadPacket
 from voicegate.roles.context import RoleContext
 from voicegate.roles.signaling import core
 from voicegate.roles.signaling.control import ControlClient, Refused, Unreachable
-from voicegate.roles.signaling.keys import Caller, Denied, Key, KeyLimits
+from voicegate.roles.signaling.keys import RECORD_HEADER, Caller, Denied, Key, KeyLimits
 from voicegate.roles.signaling.location import Locator
 from voicegate.roles.signaling.placement import NoPlace, Placement
 from voicegate.roles.signaling.sockets import REFUSAL_SECONDS
@@ -110,6 +110,7 @@ class Signaling:
             server_events=caller.key.server_events,
             key_id=caller.key.id,
             safety_identifier=caller.safety_identifier,
+            record=caller.record(core.read_flag_untrusted(request.headers.get(RECORD_HEADER), RECORD_HEADER)),
         )
 
     async def _set_up(self, key: Key, wanted: AllocateRequest) -> Response:

@@ -39,6 +39,7 @@ ALLOWED_HEADERS = frozenset(
         "openai-project",
         "openai-safety-identifier",
         "x-openai-agents-sdk",
+        "x-voicegate-record",
     }
 )
 ALLOWED_HEADER_PREFIX = "x-stainless-"
@@ -129,6 +130,14 @@ def read_stream_id_untrusted(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_STREAM):
         raise BadOffer("invalid_dcid", f"dcid must be a number from 0 to {MAX_STREAM}.", param="dcid")
     return int(text)
+
+
+def read_flag_untrusted(text: str | None, name: str) -> bool:
+    """A header that is `true`, `false` or not there."""
+    word = (text or "false").strip().lower()
+    if word not in ("true", "false"):
+        raise BadOffer("invalid_header", f"{name} must be true or false.", param=name)
+    return word == "true"
 
 
 class SecretRequest(NamedTuple):

@@ -16,7 +16,7 @@ import hmac
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from voicegate.proto.client_secret import PREFIX, ClientSecret, open_client_secret_untrusted
 from voicegate.proto.errors import BadPacket
@@ -28,6 +28,8 @@ MAX_SAFETY_IDENTIFIER = 128
 """Characters; the API asks for a hash of the user's name, which has 64."""
 KEY_PROTOCOL = "openai-insecure-api-key."
 """The WebSocket subprotocol that carries a browser's key."""
+RECORD_HEADER = "x-voicegate-record"
+"""`true` in a request for a call: record it."""
 SWEEP_SECONDS = 1.0
 """A key that is at its limit asks after its calls no more often than this."""
 
@@ -65,6 +67,7 @@ class Key:
     calls_per_minute: int = 0
     client_events: tuple[str, ...] = EVERYTHING
     server_events: tuple[str, ...] = EVERYTHING
+    record: Literal["never", "allowed", "always"] = "never"
 
     @property
     def owner(self) -> str:
@@ -72,13 +75,14 @@ class Key:
         return "" if self.full else self.id
 
 
-LOOPBACK = Key("loopback", "", full=True)
+LOOPBACK = Key("loopback", "", full=True, record="allowed")
 
 
 def full_key(secret: str) -> Key:
     """A key of `signaling.api_keys`; its id is a few bits of a hash, which tells keys apart and gives nothing
     away."""
-    return Key("key_" + hashlib.blake2s(secret.encode(), digest_size=4).hexdigest(), secret, full=True)
+    digest = hashlib.blake2s(secret.encode(), digest_size=4).hexdigest()
+    return Key(f"key_{digest}", secret, full=True, record="allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,14 @@ class Caller:
         if self.client_secret.session:
             return self.client_secret.session
         return asked if EventFilter(self.key.client_events).allows("session.update") else None
+
+    def record(self, asked: bool) -> bool:
+        """Whether to record a call whose request asks for it or not. Denied when it may not ask."""
+        if asked and self.key.record == "never":
+            raise Denied(
+                403, "recording_not_allowed", "This API key may not have calls recorded.", RECORD_HEADER
+            )
+        return asked or self.key.record == "always"
 
 
 class KeyRing:

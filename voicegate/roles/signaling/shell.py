@@ -97,6 +97,7 @@ def _keys(config: Config) -> list[Key]:
             calls_per_minute=entry.calls_per_minute,
             client_events=entry.client_events,
             server_events=entry.server_events,
+            record=entry.record,
         )
         for entry in config.signaling.keys
     ]

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from voicegate.media.codec import open_decoder
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
+from voicegate.media.recording import Tap
 from voicegate.media.sending import PayloadTypes, RtpSender
 from voicegate.proto.rtcp import Bye, ReceiverReport, SenderReport
 from voicegate.proto.rtcp_session import RtcpReporter
@@ -48,6 +49,10 @@ class CallAudio:
         """
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
+        self.clock_rate = format.clock_rate
+        """Of RTP timestamps."""
+        self.tap: Tap | None = None
+        """Where what is said is recorded."""
         self._ssrc = ssrc
         self._sender = RtpSender(
             format.codec.value,
@@ -155,6 +160,8 @@ class CallAudio:
             return
         packet, octets = self._sender.packet(frame)
         self._packets.append((False, packet))
+        if self.tap is not None:
+            self.tap.say(frame.pcm, frame.timestamp, now)
         self._reporter.sent(frame.timestamp, octets, now)
 
     # RTCP

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from voicegate.media.recording import Tap
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.realtime import (
@@ -93,6 +94,15 @@ class Conversation:
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
         }
         self._lost = ""
+        self._tap: Tap | None = None
+
+    def record(self, tap: Tap) -> None:
+        """Leave every event that passes from now on there."""
+        self._tap = self._outbox.tap = self._upstream.tap = tap
+
+    def report(self, code: str, message: str) -> None:
+        """Tell the sidebands of something about the call that is not the client's business."""
+        self._outbox.report(code, message, to=Audience.SIDEBAND)
 
     # Who is there
 
@@ -138,6 +148,8 @@ class Conversation:
         """Take one event of the agent."""
         if self._lost:
             return
+        if self._tap is not None and not isinstance(event, AudioDelta):
+            self._tap.note("agent", event.raw)
         match event:
             case AudioDelta():
                 response_id = event.response_id or self._responses.latest()
@@ -176,6 +188,8 @@ class Conversation:
             if self._lost:
                 raise Refused("agent_lost", f"The connection to the agent was lost ({self._lost}).")
             self._client_event(kind, event_id, raw, source, now)
+            if self._tap is not None and kind != "input_audio_buffer.append":
+                self._tap.note("client" if source is Audience.CLIENT else "sideband", raw)
         except BadPacket as bad:
             self._refuse(
                 source, now, Refused(bad.reason, f"The event cannot be read ({bad.reason})."), event_id

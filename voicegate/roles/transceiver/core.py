@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from voicegate.media.recording import Tap
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.demux import Kind, kind
@@ -121,6 +122,17 @@ class TransceiverCore:
     def call(self, call_id: str) -> Call | None:
         entry = self._calls.get(call_id)
         return None if entry is None else entry.call
+
+    def record(self, call_id: str, tap: Tap) -> None:
+        """Leave what is heard, said and told in a call from now on there."""
+        self._calls[call_id].record(tap)
+
+    def report(self, call_id: str, code: str, message: str, now: float) -> None:
+        """Tell a call's sidebands of something that is wrong with it."""
+        entry = self._calls.get(call_id)
+        if entry is not None and entry.call.ended is None:
+            entry.conversation.report(code, message)
+            self._drain(entry, now)
 
     def agent_ready(self, call_id: str, configured: bool, now: float) -> None:
         """The call's agent listens; `configured`: it took the settings it was dialled with."""

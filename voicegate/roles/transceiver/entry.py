@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from voicegate.media.recording import Tap
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.datachannel import MessageRejected
 from voicegate.roles.transceiver.call import Call
@@ -29,7 +30,7 @@ class Upstream(NamedTuple):
 class Entry:
     """One call. `serial` orders equal deadlines."""
 
-    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
+    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
 
     def __init__(
         self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
@@ -43,6 +44,12 @@ class Entry:
         """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
         self.armed: float | None = None
         """The deadline of this call's valid entry in the wheel."""
+        self.tap: Tap | None = None
+
+    def record(self, tap: Tap) -> None:
+        """Leave what is heard, said and told from now on there."""
+        self.tap = self.call.audio.tap = tap
+        self.conversation.record(tap)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due: the media first, for the conversation looks at what was played."""
@@ -64,6 +71,8 @@ class Entry:
             # The microphone first: a client's commit or clear has flushed what was said before it.
             while (pcm := call.poll_audio()) is not None:
                 upstream.append(Upstream(call_id, True, pcm))
+                if self.tap is not None:
+                    self.tap.hear(pcm, now)
             while (event := conversation.poll_to_agent()) is not None:
                 upstream.append(Upstream(call_id, False, event))
             message = call.poll_message()

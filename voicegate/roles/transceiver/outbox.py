@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enum import Flag, auto
 from typing import Any, Final, NamedTuple
 
+from voicegate.media.recording import Tap
 from voicegate.proto import realtime
 from voicegate.proto.event_filter import EventFilter
 from voicegate.roles.transceiver.strip import with_event_id
@@ -53,6 +54,8 @@ class Outbox:
 
     def __init__(self, filters: Mapping[Audience, Filters], limit: int | None) -> None:
         self.counts: Counter[str] = Counter()
+        self.tap: Tap | None = None
+        """Where the gateway's own events are recorded."""
         self._filters = filters
         self._limit = limit
         self._present = Audience(0)
@@ -82,6 +85,8 @@ class Outbox:
         """An event of the gateway's own. False as `pass_on`."""
         self._made += 1
         data = realtime.encode_event({"type": kind, "event_id": f"{_ID}{self._made}", **fields})
+        if self.tap is not None:
+            self.tap.note("voicegate", data)
         return self.pass_on(kind, data, to)
 
     def pass_on(self, kind: str, raw: bytes, to: Audience = EVERYONE) -> bool:
@@ -128,7 +133,10 @@ class Outbox:
     def _error(self, kind: str, code: str, message: str, param: str | None, event_id: str) -> bytes:
         self._made += 1
         error = {"type": kind, "code": code, "message": message, "param": param, "event_id": event_id or None}
-        return realtime.encode_event({"type": "error", "event_id": f"{_ID}{self._made}", "error": error})
+        data = realtime.encode_event({"type": "error", "event_id": f"{_ID}{self._made}", "error": error})
+        if self.tap is not None:
+            self.tap.note("voicegate", data)
+        return data
 
     def _put(self, raw: bytes, to: Audience) -> bool:
         self._made += 1

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import trio
@@ -28,7 +28,7 @@ from voicegate.agents.realtime import (
     check_settings,
     configured_session,
 )
-from voicegate.config import Config, ConfigError
+from voicegate.config import Config, ConfigError, RecordingConfig
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
 from voicegate.net.listen import ListenError, listen_problem
@@ -49,6 +49,9 @@ from voicegate.roles.transceiver.control import (
 )
 from voicegate.roles.transceiver.core import Overloaded, TransceiverCore
 from voicegate.roles.transceiver.sidebands import Sidebands
+
+if TYPE_CHECKING:
+    from voicegate.roles.transceiver.recorder import Recorder
 
 logger = logs.get_logger(__name__)
 
@@ -190,6 +193,7 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
+        self._recorder = _open_recorder(config.recording)
         self._timer = trio.CancelScope()
         self._empty = trio.Event()
         """Set when the last call has ended after draining began."""
@@ -216,6 +220,8 @@ class Worker:
         with trio.move_on_after(2 * CLOSE_SECONDS):  # data channels close before their calls
             if len(self._core):
                 await self._empty.wait()
+        if self._recorder is not None:
+            await trio.to_thread.run_sync(self._recorder.close)
         await self._registry.withdraw()
         self._forget_metrics()
 
@@ -239,6 +245,8 @@ class Worker:
             keep_warm=self._config.transceiver.silence == "dtx",
         )
         call_id, answer = self._core.allocate(wishes, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH))
+        if request.record:
+            self._record_call(call_id, now)
         agent = RealtimeAgent(
             self._config.agent,
             call_id,
@@ -253,8 +261,24 @@ class Worker:
         self._pump()
         return AllocateReply(call_id, answer, len(self._core), self._core.max_calls)
 
+    def _record_call(self, call_id: str, now: float) -> None:
+        call, recorder = self._core.call(call_id), self._recorder
+        assert call is not None, "it was allocated in this moment"
+        if recorder is None:
+            self._logger.warning("a call is not recorded: recording.directory is empty", call=call_id)
+            return
+        clock_rate = call.audio.clock_rate
+        tap = recorder.start(call_id, wall=now + self._core.wall_offset, now=now, clock_rate=clock_rate)
+        if tap is not None:
+            self._core.record(call_id, tap)
+            self._logger.info("call is recorded", call=call_id)
+
     def status(self, call_id: str) -> dict[str, object] | None:
-        return self._core.status(call_id, trio.current_time())
+        status = self._core.status(call_id, trio.current_time())
+        if status is not None:
+            recorded = None if self._recorder is None else self._recorder.status(call_id)
+            status = {**status, "recording": recorded}
+        return status
 
     def hang_up(self, call_id: str) -> bool:
         return self._end(call_id, EndReason.HANGUP)
@@ -351,6 +375,9 @@ class Worker:
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
+                if self._recorder is not None:
+                    now = trio.current_time()
+                    self._recorder.finish(call_id, now, self._core.status(call_id, now) or {})
                 self._sidebands.close(call_id)
                 if self._record.draining and not len(self._core):
                     self._empty.set()
@@ -391,7 +418,16 @@ class Worker:
         while True:
             self._core.wall_offset = time.time() - trio.current_time()
             self._announce(draining=self._record.draining or self._registry.lost.is_set())
+            self._tell_failed_recordings()
             await trio.sleep(PUBLISH_SECONDS)
+
+    def _tell_failed_recordings(self) -> None:
+        while self._recorder is not None and (failure := self._recorder.poll_failure()) is not None:
+            call_id, reason = failure
+            self._logger.warning("a recording stopped before its call", call=call_id, reason=reason)
+            words = f"The recording of this call has stopped ({reason}); the call goes on."
+            self._core.report(call_id, "recording_stopped", words, trio.current_time())
+            self._pump()
 
     def _announce(self, *, draining: bool) -> None:
         # Also when nothing changed here: signaling may have noted a load that was over before it was told so.
@@ -409,6 +445,8 @@ class Worker:
             yield metrics.Sample(
                 f"voicegate_transceiver_{name}_total", "counter", f"{name.replace('_', ' ')}.", labels, value
             )
+        if self._recorder is not None:
+            yield from self._recorder.samples(labels)
         for family, help in (("ends", "Calls ended, by reason."), ("drops", "Packets dropped, by reason.")):
             for reason, value in statistics[family].items():
                 yield metrics.Sample(
@@ -418,6 +456,15 @@ class Worker:
                     {**labels, "reason": reason},
                     value,
                 )
+
+
+def _open_recorder(settings: RecordingConfig) -> Recorder | None:
+    if not settings.directory:
+        return None
+    from voicegate.roles.transceiver.recorder import Recorder  # brings in PyAV, 20 MB
+
+    offset = trio.current_time() - time.perf_counter()  # Trio's own clock is the latter, but for one thread
+    return Recorder(settings, lambda: time.perf_counter() + offset)
 
 
 @lru_cache(maxsize=4096)

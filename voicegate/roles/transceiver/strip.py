@@ -101,6 +101,9 @@ _in_part = _inside("part", _part)
 _in_response = _inside("response", _inside("output", _each(_item)))
 
 _PLACES: dict[str, _Strip] = {
+    # These two go to the agent as they are, but not into a recording's events.
+    "conversation.item.create": _in_item,
+    "response.create": _inside("response", _inside("input", _each(_item))),
     "conversation.item.created": _in_item,
     "conversation.item.added": _in_item,
     "conversation.item.done": _in_item,

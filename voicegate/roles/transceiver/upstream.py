@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from typing import Any, Final, Literal
 
+from voicegate.media.recording import Tap
 from voicegate.proto import realtime
 from voicegate.roles.transceiver.reading import Refused
 from voicegate.roles.transceiver.session import INTERNAL_ID
@@ -39,6 +40,8 @@ class Upstream:
     def __init__(self) -> None:
         self.ready = False
         self.counts: Counter[str] = Counter()
+        self.tap: Tap | None = None
+        """Where the gateway's own events are recorded."""
         self._waiting: deque[bytes] = deque()
         self._early_events = 0
         self._early_bytes = 0
@@ -64,7 +67,10 @@ class Upstream:
         self._own[event_id] = what
         if len(self._own) > MAX_OWN:
             self._own.popitem(last=False)
-        self.send(realtime.encode_event(event, event_id))
+        data = realtime.encode_event(event, event_id)
+        if self.tap is not None:
+            self.tap.note("voicegate", data)
+        self.send(data)
 
     def send(self, raw: bytes) -> None:
         """An event that was admitted, or of our own."""
