@@ -31,6 +31,7 @@ MAX_SSRCS = 8
 three."""
 
 AUDIO_LEVEL_URI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"  # RFC 6464
+TRANSPORT_CC_URI = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"  # RFC 9143 section 15
 
 
@@ -88,9 +89,15 @@ class Audio:
     """RTP header extensions offered both ways, as (id, URI), also those that are not answered."""
     audio_level_id: int | None
     mid_id: int | None
-    """Extension ids, 1 to 14, that the answer accepts; None: not in use."""
+    transport_cc_id: int | None
+    """Extension ids, 1 to 14, that the answer accepts; None: not in use. Transport-wide numbers are in use
+    only together with the feedback that reads them."""
+    nack: bool
+    """The client sends lost packets again, and asks for ours (RFC 4585 section 6.2.1)."""
     rtcp_rsize: bool
     """Reduced-size RTCP is offered (RFC 5506)."""
+    rtcp_xr: bool
+    """A receiver that does not send may measure the round trip (RFC 3611 section 5.1, rcvr-rtt=all)."""
     ssrcs: tuple[int, ...]
     """The client's, where it names them; it may send from others."""
 
@@ -228,15 +235,20 @@ def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
             "a=rtcp-mux",
         )
     extensions = _extensions(block, session)
+    format = _best_format(section, block)
+    feedback = _rtcp_feedback(block, format.payload_type)
     return Audio(
         index=index,
         mid=section.mid,
-        format=_best_format(section, block),
+        format=format,
         direction=_direction(block) or _direction(session) or Direction.SENDRECV,
         extensions=extensions,
         audio_level_id=_extension_id(extensions, AUDIO_LEVEL_URI),
         mid_id=_extension_id(extensions, MID_URI),
+        transport_cc_id=_extension_id(extensions, TRANSPORT_CC_URI) if "transport-cc" in feedback else None,
+        nack="nack" in feedback,
         rtcp_rsize="rtcp-rsize" in block.attributes,
+        rtcp_xr="rcvr-rtt=all" in (block.first("rtcp-xr") or session.first("rtcp-xr") or "").split(" "),
         ssrcs=_ssrcs(block),
     )
 
@@ -279,6 +291,16 @@ def _extensions(block: Block, session: Block) -> tuple[tuple[int, str], ...]:
 def _extension_id(extensions: tuple[tuple[int, str], ...], uri: str) -> int | None:
     # Only ids of the one-byte form: the answer does not take up extmap-allow-mixed.
     return next((i for i, offered in extensions if offered == uri and 1 <= i <= _LAST_ONE_BYTE_ID), None)
+
+
+def _rtcp_feedback(block: Block, payload_type: int) -> frozenset[str]:
+    """What is offered for this format or for all (RFC 4585 section 4.2), with its parameters in one text."""
+    return frozenset(
+        wanted
+        for value in block.all("rtcp-fb")
+        for which, _, wanted in [value.partition(" ")]
+        if which in ("*", str(payload_type))
+    )
 
 
 def _direction(block: Block) -> Direction | None:
