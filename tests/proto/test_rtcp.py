@@ -25,7 +25,9 @@ from voicegate.proto.rtcp import (
     build_sender_report,
     parse_rtcp_untrusted,
 )
-from voicegate.proto.rtcp_session import MAX_SOURCES, MIN_INTERVAL, ReceiveStatistics, RtcpReporter
+from voicegate.proto.rtcp_reception import ReceiveStatistics
+from voicegate.proto.rtcp_session import MAX_SOURCES, MIN_INTERVAL, RtcpReporter
+from voicegate.proto.rtp import RtpPacket
 
 NOW = 100.0
 WALL = 1_800_000_000.25
@@ -66,8 +68,8 @@ def test_a_compound_packet_and_reduced_size_ones() -> None:
         Bye((1, 2), b"tired"),
     ]
     # RFC 5506: a feedback packet alone.
-    assert parse_rtcp_untrusted(bytes.fromhex("81cd00020000000100000002")) == [
-        Unknown(205, 1, bytes.fromhex("0000000100000002"))
+    assert parse_rtcp_untrusted(bytes.fromhex("81ce00020000000100000002")) == [
+        Unknown(206, 1, bytes.fromhex("0000000100000002"))
     ]
     assert parse_rtcp_untrusted(b"\x80\xcb\x00\x00") == [Bye(())]
 
@@ -103,6 +105,12 @@ def test_padding_is_taken_off_the_last_packet() -> None:
         ("81ca00020000000101016101", "rtcp_sdes"),
         ("82cb000100000001", "rtcp_bye"),
         ("81cb00020000000104616263", "rtcp_bye"),
+        ("81cd00020000000100000002", "rtcp_nack"),  # no entry
+        ("81cd000100000001", "rtcp_nack"),
+        ("80cf0000", "rtcp_xr"),
+        ("80cf00020000000104000001", "rtcp_xr"),  # a block longer than the packet
+        ("80cf0003000000010400000100000000", "rtcp_xr"),  # half a time
+        ("80cf0003000000010500000100000000", "rtcp_xr"),  # a third of a DLRR
         ("a0c9000100000000", "rtcp_padding"),
         ("a0c9000100000005", "rtcp_padding"),
         ("a0cb0000", "rtcp_padding"),
@@ -243,6 +251,10 @@ def test_the_schedule_of_section_6_3_1() -> None:
         assert ours.next_deadline() == pytest.approx(first + MIN_INTERVAL * factor / 1.21828)
 
 
+def packet(ssrc: int, sequence: int, timestamp: int) -> RtpPacket:
+    return RtpPacket(False, 111, sequence, timestamp, ssrc, b"")
+
+
 def due(ours: RtcpReporter, wall: float = WALL) -> list[object]:
     deadline = ours.next_deadline()
     assert deadline is not None
@@ -279,7 +291,7 @@ def test_a_sender_report_says_one_instant_on_two_clocks() -> None:
 
 def test_blocks_only_for_those_heard_since_the_last_report() -> None:
     ours = reporter()
-    ours.received(7, 1, 0, NOW + 0.5)
+    ours.received(packet(7, 1, 0), NOW + 0.5)
     report = due(ours)[0]
     assert isinstance(report, ReceiverReport)
     assert [block.ssrc for block in report.blocks] == [7]
@@ -291,7 +303,7 @@ def test_blocks_only_for_those_heard_since_the_last_report() -> None:
 def test_sources_are_bounded() -> None:
     ours = reporter()
     for ssrc in range(10_000):
-        ours.received(ssrc, 1, 0, NOW + 0.0001 * ssrc)
+        ours.received(packet(ssrc, 1, 0), NOW + 0.0001 * ssrc)
     report = due(ours)[0]
     assert isinstance(report, ReceiverReport)
     assert [block.ssrc for block in report.blocks] == list(range(10_000 - MAX_SOURCES, 10_000))
@@ -301,7 +313,7 @@ def test_lsr_dlsr_and_round_trip_between_two_ends() -> None:
     """A pair with 80 ms one way and 30 ms back, on clocks that know nothing of each other."""
     ours, theirs = reporter(1), RtcpReporter(2, "t", 48_000, fixed(0.9), NOW)
     ours.sent(0, 80, NOW)
-    theirs.received(1, 4, 0, NOW + 0.08)
+    theirs.received(packet(1, 4, 0), NOW + 0.08)
     at = ours.next_deadline()
     assert at is not None
     ours.handle_timeout(at, WALL)
@@ -379,7 +391,7 @@ def test_an_hour_of_calls_over_a_bad_network() -> None:
             if step in (0, 179_999) or rng.random() > 0.02:
                 came[side] += 1
                 heard = (side + 1, (40_000 + step) & 0xFFFF, 960 * step % 2**32)
-                on_the_way.append((now + 0.06, partial(ends[1 - side].received, *heard)))
+                on_the_way.append((now + 0.06, partial(ends[1 - side].received, packet(*heard))))
             deadline = end.next_deadline()
             assert deadline is not None
             if deadline <= now:

@@ -118,8 +118,10 @@ def test_payload_types_that_look_like_rtcp_are_not_taken() -> None:
 
 def test_extension_ids_outside_of_the_one_byte_form_are_not_answered() -> None:
     text = edit("chromium-audio", "a=extmap:1 urn", "a=extmap:15 urn").replace("a=extmap:4 ", "a=extmap:0 ")
+    text = text.replace("a=extmap:3 ", "a=extmap:16 ")
     offer = parse_offer_untrusted(text)
     assert (offer.audio.audio_level_id, offer.audio.mid_id) == (None, None)
+    assert offer.audio.transport_cc_id is None
     assert not any(line.startswith("a=extmap") for line in answer_lines(offer))
 
 
@@ -128,6 +130,34 @@ def test_of_two_extensions_with_one_id_the_first_counts_and_one_way_ones_do_not(
     assert parse_offer_untrusted(text).audio.mid_id is None
     text = edit("chromium-audio", "a=extmap:1 urn", "a=extmap:1/sendonly urn")
     assert parse_offer_untrusted(text).audio.audio_level_id is None
+
+
+def test_transport_feedback_needs_both_the_numbers_and_the_message() -> None:
+    feedback = "a=rtcp-fb:111 transport-cc\r\n"
+    assert parse("chromium-audio").audio.transport_cc_id == 3
+    for other in ("", "a=rtcp-fb:63 transport-cc\r\n", "a=rtcp-fb:111 transport-cc x\r\n"):
+        assert parse_offer_untrusted(edit("chromium-audio", feedback, other)).audio.transport_cc_id is None
+    text = edit("chromium-audio", feedback, "a=rtcp-fb:* transport-cc\r\n")
+    assert parse_offer_untrusted(text).audio.transport_cc_id == 3
+    assert parse_offer_untrusted(drop(text, "extmap")).audio.transport_cc_id is None
+    assert parse("chromium-pcmu").audio.transport_cc_id is None
+
+
+def test_nack_and_extended_reports_are_answered_where_offered() -> None:
+    lines = answer_lines(parse("chromium-audio"))
+    assert "a=rtcp-xr:rcvr-rtt=all" in lines and "a=rtcp-fb:111 nack" not in lines
+    for wanted, agreed in {"111 nack": True, "* nack": True, "111 nack pli": False, "8 nack": False}.items():
+        offer = parse_offer_untrusted(
+            edit("chromium-audio", "a=rtcp-fb:111 ", f"a=rtcp-fb:{wanted}\r\na=rtcp-fb:111 ")
+        )
+        assert offer.audio.nack is agreed
+        assert ("a=rtcp-fb:111 nack" in answer_lines(offer)) is agreed
+    text = drop(OFFERS["chromium-audio"], "rtcp-xr")
+    assert not parse_offer_untrusted(text).audio.rtcp_xr
+    assert not any(line.startswith("a=rtcp-xr") for line in answer_lines(parse_offer_untrusted(text)))
+    assert parse_offer_untrusted(text + "a=rtcp-xr:stat-summary rcvr-rtt=all\r\n").audio.rtcp_xr
+    assert not parse_offer_untrusted(text + "a=rtcp-xr:rcvr-rtt=sender\r\n").audio.rtcp_xr
+    assert not any("rtcp-fb" in line for line in answer_lines(parse("firefox-audio-data")))
 
 
 def test_weak_fingerprints_are_left_out_beside_a_strong_one() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.srtp import (
+    HISTORY,
     MAX_FIRST_SEQUENCE,
     MAX_PLAIN_PACKET,
     MAX_SSRCS,
@@ -211,6 +212,25 @@ def test_a_replay_is_dropped_within_the_window_and_before_it(profile: SrtpProfil
     control = client.protect_rtcp(rtcp())
     assert reason(server, control, control=True) is None
     assert reason(server, control, control=True) == "srtp_replay"
+
+
+@pytest.mark.parametrize("profile", SrtpProfile)
+def test_a_packet_is_sent_again_as_it_was_and_once(profile: SrtpProfile) -> None:
+    material = bytes(range(profile.material_length))
+    ours = SrtpSession(profile, material, is_client=True, resends=True)
+    theirs = SrtpSession(profile, material, is_client=False)
+    first = [ours.protect_rtp(rtp((65_530 + index) & 0xFFFF)) for index in range(HISTORY + 10)]
+    sequences = [(65_530 + index) & 0xFFFF for index in range(HISTORY + 10)]
+    assert [ours.take_sent(sequence) for sequence in sequences] == [None] * 10 + first[10:]
+    assert [ours.take_sent(sequence) for sequence in sequences] == [None] * (HISTORY + 10)
+    assert ours.take_sent(5) is None and ours.take_sent(0xFFFF) is None
+    for index, data in enumerate(first):
+        if index != 7:
+            theirs.unprotect_rtp_untrusted(data)
+    assert theirs.unprotect_rtp_untrusted(first[7]) == rtp(sequences[7]), "authentic, and not a replay"
+    plain = SrtpSession(profile, material, is_client=True)
+    plain.protect_rtp(rtp(1))
+    assert plain.take_sent(1) is None
 
 
 @pytest.mark.parametrize("profile", SrtpProfile)

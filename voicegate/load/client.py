@@ -209,7 +209,7 @@ class LightClient:
 
     def _heard(self, packet: rtp.RtpPacket, now: float) -> None:
         assert self.reporter is not None, "there from the same moment as SRTP"
-        self.reporter.received(packet.ssrc, packet.sequence, packet.timestamp, now)
+        self.reporter.received(packet, now)
         self.reception.packet(packet.sequence, packet.timestamp, now)
         if "heard" not in self.times:
             self._mark("heard", now)

@@ -1,7 +1,8 @@
-"""RTCP on the wire: RFC 3550 section 6, compound or reduced size (RFC 5506).
+"""RTCP on the wire: RFC 3550 section 6, compound or reduced size (RFC 5506); of the feedback messages NACK
+(RFC 4585), of the extended reports those that measure a round trip (RFC 3611).
 
-Parsing gives one value for each packet of a datagram. What is not SR, RR, SDES or BYE comes out as `Unknown`,
-to be skipped: RFC 3550 section 6.1 wants unknown types ignored.
+Parsing gives one value for each packet of a datagram. What is none of these comes out as `Unknown`, to be
+skipped: RFC 3550 section 6.1 wants unknown types ignored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,24 @@ class PacketType(IntEnum):
     RR = 0xC9
     SDES = 0xCA
     BYE = 0xCB
+    RTPFB = 0xCD
+    """Transport-layer feedback, RFC 4585 section 6.2."""
+    XR = 0xCF
+    """Extended reports, RFC 3611."""
+
+
+class FeedbackFormat(IntEnum):
+    """IANA "FMT Values for RTPFB Payload Types"."""
+
+    NACK = 1
+    TRANSPORT_CC = 15
+
+
+class XrBlock(IntEnum):
+    """IANA "RTCP XR Block Type"."""
+
+    RECEIVER_REFERENCE_TIME = 4
+    DLRR = 5
 
 
 class SdesItem(IntEnum):
@@ -43,6 +62,11 @@ _HEADER = struct.Struct("!BBH")
 _SENDER = struct.Struct("!IQIII")
 _BLOCK = struct.Struct("!IIIIII")
 _SSRC = struct.Struct("!I")
+_FEEDBACK = struct.Struct("!BBHII")
+_LOST = struct.Struct("!HH")
+_XR_BLOCK = struct.Struct("!BxH")
+_REFERENCE_TIME = struct.Struct("!BxHQ")
+_DELAY = struct.Struct("!III")
 
 
 class ReportBlock(NamedTuple):
@@ -93,6 +117,33 @@ class Bye:
 
 
 @dataclass(frozen=True, slots=True)
+class Nack:
+    """RFC 4585 section 6.2.1: what the sender of this lacks, to be sent again."""
+
+    ssrc: int
+    media_ssrc: int
+    """Whose packets they are."""
+    sequences: tuple[int, ...]
+
+
+class Delay(NamedTuple):
+    """RFC 3611 section 4.5, the answer to a receiver's reference time. Units as in a `ReportBlock`."""
+
+    ssrc: int
+    """Who is answered."""
+    last_rr: int
+    delay_since_last_rr: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedReport:
+    ssrc: int
+    reference_ntp: int | None = None
+    """The sender's clock, 64 bits, for us to answer (RFC 3611 section 4.4)."""
+    delays: tuple[Delay, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     packet_type: int
     count: int
@@ -100,7 +151,7 @@ class Unknown:
     body: bytes
 
 
-RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Bye | Unknown
+RtcpPacket = SenderReport | ReceiverReport | SourceDescription | Bye | Nack | ExtendedReport | Unknown
 
 
 def parse_rtcp_untrusted(data: bytes) -> list[RtcpPacket]:
@@ -163,6 +214,43 @@ def build_bye(ssrcs: Sequence[int], reason: bytes = b"") -> bytes:
     return _header(PacketType.BYE, len(ssrcs), len(body)) + body
 
 
+def build_feedback(format: FeedbackFormat, ssrc: int, media_ssrc: int, information: bytes) -> bytes:
+    """A transport-layer feedback message, RFC 4585 section 6.1; `information` is filled up to a word as RFC
+    3550 section 6.4.1 pads."""
+    padding = -len(information) % 4
+    words = 2 + (len(information) + padding) // 4
+    if not padding:
+        return _FEEDBACK.pack(_VERSION_2 | format, PacketType.RTPFB, words, ssrc, media_ssrc) + information
+    head = _FEEDBACK.pack(_VERSION_2 | _PADDING | format, PacketType.RTPFB, words, ssrc, media_ssrc)
+    return head + information + bytes(padding - 1) + bytes([padding])
+
+
+def build_nack(nack: Nack) -> bytes:
+    """RFC 4585 section 6.2.1: each entry a sequence number and a mask of the 16 that follow it."""
+    information = b""
+    left = list(nack.sequences)
+    while left:
+        first, mask = left[0], 0
+        for sequence in left:
+            after = (sequence - first) & 0xFFFF
+            if 1 <= after <= 16:
+                mask |= 1 << after - 1
+        information += _LOST.pack(first, mask)
+        left = [sequence for sequence in left if (sequence - first) & 0xFFFF > 16]
+    return build_feedback(FeedbackFormat.NACK, nack.ssrc, nack.media_ssrc, information)
+
+
+def build_extended_report(report: ExtendedReport) -> bytes:
+    """RFC 3611 section 3, with the blocks that there is something for."""
+    body = _SSRC.pack(report.ssrc)
+    if report.reference_ntp is not None:
+        body += _REFERENCE_TIME.pack(XrBlock.RECEIVER_REFERENCE_TIME, 2, report.reference_ntp)
+    if report.delays:
+        body += _XR_BLOCK.pack(XrBlock.DLRR, 3 * len(report.delays))
+        body += b"".join(_DELAY.pack(*delay) for delay in report.delays)
+    return _header(PacketType.XR, 0, len(body)) + body
+
+
 def _parse_one(packet_type: int, count: int, body: bytes) -> RtcpPacket:
     if packet_type == PacketType.SR:
         if len(body) < 24 + 24 * count:
@@ -177,6 +265,10 @@ def _parse_one(packet_type: int, count: int, body: bytes) -> RtcpPacket:
         return _parse_sdes(count, body)
     if packet_type == PacketType.BYE:
         return _parse_bye(count, body)
+    if packet_type == PacketType.RTPFB and count == FeedbackFormat.NACK:
+        return _parse_nack(body)
+    if packet_type == PacketType.XR:
+        return _parse_extended(body)
     return Unknown(packet_type, count, body)
 
 
@@ -226,6 +318,45 @@ def _parse_bye(count: int, body: bytes) -> Bye:
     if 1 + reason[0] > len(reason):
         raise BadPacket("rtcp_bye")
     return Bye(ssrcs, reason[1 : 1 + reason[0]])
+
+
+def _parse_nack(body: bytes) -> Nack:
+    if len(body) < 12 or len(body) % 4:
+        raise BadPacket("rtcp_nack")
+    sequences: dict[int, None] = {}  # in order, each once
+    for at in range(8, len(body), 4):
+        first, mask = _LOST.unpack_from(body, at)
+        sequences[first] = None
+        for bit in range(16):
+            if mask >> bit & 1:
+                sequences[(first + 1 + bit) & 0xFFFF] = None
+    return Nack(_SSRC.unpack_from(body)[0], _SSRC.unpack_from(body, 4)[0], tuple(sequences))
+
+
+def _parse_extended(body: bytes) -> ExtendedReport:
+    """RFC 3611 section 3: "Any block types that are not recognized MUST be ignored"."""
+    if len(body) < 4:
+        raise BadPacket("rtcp_xr")
+    reference: int | None = None
+    delays: list[Delay] = []
+    at = 4
+    while at < len(body):
+        if at + 4 > len(body):
+            raise BadPacket("rtcp_xr")
+        block_type, words = _XR_BLOCK.unpack_from(body, at)
+        end = at + 4 + 4 * words
+        if end > len(body):
+            raise BadPacket("rtcp_xr")
+        if block_type == XrBlock.RECEIVER_REFERENCE_TIME:
+            if words != 2:
+                raise BadPacket("rtcp_xr")
+            reference = _REFERENCE_TIME.unpack_from(body, at)[2]
+        elif block_type == XrBlock.DLRR:
+            if words % 3:
+                raise BadPacket("rtcp_xr")
+            delays += [Delay(*_DELAY.unpack_from(body, each)) for each in range(at + 4, end, 12)]
+        at = end
+    return ExtendedReport(_SSRC.unpack_from(body)[0], reference, tuple(delays))
 
 
 def _build_blocks(blocks: Iterable[ReportBlock]) -> bytes:

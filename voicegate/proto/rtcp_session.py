@@ -1,50 +1,79 @@
 """RTCP as one end of one call keeps it: what we hear, what we say of it, and when.
 
-`ReceiveStatistics` counts one sender's packets as RFC 3550 appendix A does. `RtcpReporter` sends a report
-about every five seconds and reads the other side's. The same verbs as every protocol object: one mutation,
-drain `poll_transmit`, read `next_deadline`.
+`RtcpReporter` sends a report about every five seconds and reads the other side's, which give the round trip;
+between them it sends what was negotiated for faster feedback (`RtcpOptions`): transport-wide arrival times
+about every 100 ms, and a NACK for a gap where the round trip lets a second copy come in time. The same verbs
+as every protocol object: one mutation, drain the polls, read `next_deadline`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from voicegate.proto.rtcp import (
+    Delay,
+    ExtendedReport,
+    Nack,
     ReceiverReport,
     ReportBlock,
     RtcpPacket,
     SenderReport,
     build_bye,
     build_cname,
+    build_extended_report,
+    build_nack,
     build_receiver_report,
     build_sender_report,
     parse_rtcp_untrusted,
 )
-from voicegate.proto.rtp import timestamp_delta
+from voicegate.proto.rtcp_reception import ReceiveStatistics
+from voicegate.proto.rtcp_sending import Feedback, SendStatistics, middle_of, ntp_time
+from voicegate.proto.rtp import RtpPacket
+from voicegate.proto.twcc import TransportFeedback
 
 MIN_INTERVAL: Final = 5.0
 """RFC 3550 section 6.2, in seconds. It always decides here: 5 % of a voice call would carry the two members'
 reports every second."""
 MAX_SOURCES: Final = 4
 """SSRCs counted at once: a client has one, and one more after it restarts its sender."""
+MAX_NACK_ROUND_TRIP: Final = 0.06
+"""Seconds: as long as the receive buffer lets a gap wait at most. A copy that takes longer comes too late."""
+MAX_ANSWER_ROUND_TRIP: Final = 0.08
+"""Seconds within which the client's request is answered: 4 frames, what the usual jitter buffer holds."""
+MAX_NACKED: Final = 17
+"""Packets asked for, or sent again, at once: what one entry of a NACK can name (RFC 4585 section 6.2.1). Who
+loses more has no use for more traffic."""
+_REMEMBERED_REQUESTS = 64
+"""Sequence numbers that are not asked for twice: more than a second of gaps at any loss worth a NACK."""
 _COMPENSATION = 1.21828
 """e - 3/2, RFC 3550 section 6.3.1."""
-_MAX_DROPOUT = 3000
-_MAX_MISORDER = 100
-"""RFC 3550 appendix A.1."""
-_NTP_EPOCH = 2_208_988_800
-"""Seconds from 1900 to 1970, RFC 5905 section 6."""
-_REMEMBERED_REPORTS = 8
-"""Sender reports a round trip may still refer to: half a minute of them."""
+_MAX_OUTGOING = 16
+"""Datagrams waiting to be taken; one mutation makes two or three."""
+
+
+class RtcpOptions(NamedTuple):
+    """What was negotiated beyond plain reports."""
+
+    reduced_size: bool = False
+    """Feedback may go without a report in front of it (RFC 5506)."""
+    nack: bool = False
+    transport_cc_id: int | None = None
+    """The header extension with transport-wide numbers; None: no transport-wide feedback."""
+    extended_reports: bool = False
+    """A client that hears nothing of ours answers our reference time (RFC 3611 section 5.1, rcvr-rtt)."""
+
+
+PLAIN: Final = RtcpOptions()
+"""Reports only."""
 
 
 class Quality(NamedTuple):
     """What both sides know of the call's network. Losses are fractions of 1, times are seconds."""
 
     round_trip: float | None
-    """From the last report about us."""
+    """From the last report about us, or the last answer to our reference time."""
     sent_packets: int
     sent_octets: int
     sent_lost: int
@@ -55,188 +84,136 @@ class Quality(NamedTuple):
     received_lost: int
     received_jitter: float
     """Of the source heard last."""
-
-
-class ReceiveStatistics:
-    """One sender as RFC 3550 appendices A.1, A.3 and A.8 count it.
-
-    There is no probation: SRTP has authenticated every packet before it comes here.
-    """
-
-    __slots__ = (
-        "_arrival_of_sr",
-        "_bad_sequence",
-        "_base",
-        "_clock_rate",
-        "_cycles",
-        "_expected_before",
-        "_highest",
-        "_last_sr",
-        "_previous",
-        "_received_before",
-        "heard_at",
-        "jitter",
-        "received",
-    )
-
-    received: int
-    """Packets counted."""
-    jitter: float
-    """On the RTP clock."""
-    _expected_before: int
-    _received_before: int
-
-    def __init__(self, clock_rate: int) -> None:
-        self._clock_rate = clock_rate
-        self._last_sr = 0
-        self._arrival_of_sr = 0.0
-        self.heard_at = 0.0
-        self._start(None)
-
-    def update(self, sequence: int, timestamp: int, now: float) -> bool:
-        """Count one packet; False when its sequence number makes no sense (yet)."""
-        if self._highest is None:
-            self._start(sequence)
-        elif not self._update_sequence(sequence, self._highest):
-            return False
-        self.received += 1
-        self.heard_at = now
-        self._update_jitter(timestamp, now)
-        return True
-
-    def receive_sender_report(self, ntp: int, now: float) -> None:
-        """Remember the sender's clock, for the LSR and DLSR of our next report (section 6.4.1)."""
-        self._last_sr = ntp >> 16 & 0xFFFFFFFF
-        self._arrival_of_sr = now
-
-    @property
-    def expected(self) -> int:
-        """Packets the sender has sent, by its sequence numbers."""
-        return 0 if self._highest is None else self._cycles + self._highest - self._base + 1
-
-    @property
-    def lost(self) -> int:
-        """Negative when there were more duplicates than losses."""
-        return self.expected - self.received
-
-    def report(self, ssrc: int, now: float) -> ReportBlock:
-        """What we say of this sender; fraction lost counts from the last call of this method (A.3)."""
-        expected, received = self.expected, self.received
-        expected_interval = expected - self._expected_before
-        lost_interval = expected_interval - (received - self._received_before)
-        self._expected_before, self._received_before = expected, received
-        fraction = 0
-        if expected_interval > 0 and lost_interval > 0:
-            fraction = min(255, (lost_interval << 8) // expected_interval)  # all lost would be 256
-        delay = min(0xFFFFFFFF, max(0, int((now - self._arrival_of_sr) * 65536))) if self._last_sr else 0
-        return ReportBlock(
-            ssrc,
-            fraction,
-            max(-0x800000, min(0x7FFFFF, self.lost)),
-            (self._cycles + (self._highest or 0)) & 0xFFFFFFFF,
-            min(0xFFFFFFFF, int(self.jitter)),
-            self._last_sr,
-            delay,
-        )
-
-    def _start(self, sequence: int | None) -> None:
-        """init_seq of appendix A.1."""
-        self._base = sequence or 0
-        self._highest: int | None = sequence
-        self._bad_sequence = -1
-        self._cycles = 0
-        self.received = 0
-        self._received_before = 0
-        self._expected_before = 0
-        self._previous: tuple[int, float] | None = None  # timestamp and arrival
-        self.jitter = 0.0
-
-    def _update_sequence(self, sequence: int, highest: int) -> bool:
-        """update_seq of appendix A.1."""
-        ahead = (sequence - highest) & 0xFFFF
-        if ahead < _MAX_DROPOUT:  # in order, with permissible gap
-            if sequence < highest:
-                self._cycles += 0x10000
-            self._highest = sequence
-        elif ahead <= 0x10000 - _MAX_MISORDER:  # a very large jump
-            if sequence != self._bad_sequence:
-                self._bad_sequence = (sequence + 1) & 0xFFFF
-                return False
-            # Two in a row: the other side restarted without telling.
-            self._start(sequence)
-        return True  # and else: duplicate or reordered
-
-    def _update_jitter(self, timestamp: int, now: float) -> None:
-        """Appendix A.8, from differences only, so that neither clock's wrap or start matters."""
-        if self._previous is not None:
-            before, then = self._previous
-            spread = abs((now - then) * self._clock_rate - timestamp_delta(timestamp, before))
-            self.jitter += (spread - self.jitter) / 16
-        self._previous = (timestamp, now)
+    feedback: Mapping[str, int]
+    """`RtcpReporter.counts`."""
 
 
 class RtcpReporter:
     """Reports of one RTP session. `random` gives floats in [0, 1); `cname` is this call's canonical name."""
 
     def __init__(
-        self, ssrc: int, cname: str, clock_rate: int, random: Callable[[], float], now: float
+        self,
+        ssrc: int,
+        cname: str,
+        clock_rate: int,
+        random: Callable[[], float],
+        now: float,
+        options: RtcpOptions = PLAIN,
     ) -> None:
+        self.counts: Counter[str] = Counter(
+            nacked=0,  # packets of ours the client asked for again
+            resent=0,  # of these sent again
+            requested=0,  # packets of the client we asked for again
+            transport_feedback=0,  # packets of transport-wide feedback
+            extended_round_trips=0,  # round trips measured by extended reports
+        )
         self._ssrc = ssrc
-        self._cname = cname.encode()
         self._clock_rate = clock_rate
         self._random = random
+        self._options = options
+        self._description = build_cname(ssrc, cname.encode())
+        self._sending = SendStatistics(clock_rate, now)
         self._sources: dict[int, ReceiveStatistics] = {}
+        self._references: dict[int, tuple[int, float]] = {}
+        """Of clients that sent their clock: its middle and the arrival, until we answer."""
+        self._transport = (
+            None if options.transport_cc_id is None else TransportFeedback(options.transport_cc_id)
+        )
+        self._requested: deque[int] = deque(maxlen=_REMEMBERED_REQUESTS)
+        self._nacked: tuple[int, ...] | None = None
+        self._media_ssrc = 0
+        """The source heard last."""
         self._reported_at = now
-        self._packets = 0
-        self._octets = 0
-        self._packets_at_reports = (0, 0)
-        self._last_sent: tuple[int, float] = (0, now)
-        self._sent_reports: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED_REPORTS)
-        self._about_us: ReportBlock | None = None
-        self._round_trip: float | None = None
-        self._outgoing: deque[bytes] = deque(maxlen=2)  # a report and a BYE at most
+        self._outgoing: deque[bytes] = deque(maxlen=_MAX_OUTGOING)
         self._deadline: float | None = now + self._interval(MIN_INTERVAL / 2)  # the first, section 6.2
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds, as measured last."""
+        return self._sending.round_trip
 
     def sent(self, timestamp: int, octets: int, now: float) -> None:
         """One RTP packet of ours left, with `octets` of payload."""
-        self._packets += 1
-        self._octets += octets
-        self._last_sent = (timestamp, now)
+        self._sending.sent(timestamp, octets, now)
 
-    def received(self, ssrc: int, sequence: int, timestamp: int, now: float) -> None:
+    def received(self, packet: RtpPacket, now: float) -> None:
         """One authenticated RTP packet of theirs came."""
+        ssrc = self._media_ssrc = packet.ssrc
         source = self._sources.get(ssrc)
         if source is None:
             source = self._add_source(ssrc)
-        source.update(sequence, timestamp, now)
+        source.update(packet.sequence, packet.timestamp, now)
+        if source.missed and self._options.nack:
+            before = packet.sequence
+            self.request([(before - ago) & 0xFFFF for ago in range(source.missed, 0, -1)], now)
+        if self._transport is not None and self._transport.received(packet, now):
+            self._send_transport_feedback()
+
+    def request(self, sequences: Iterable[int], now: float) -> bool:
+        """Ask for lost packets of the client again, where that can help. True when a NACK is on its way."""
+        round_trip = self._sending.round_trip
+        if not self._options.nack or round_trip is None or round_trip > MAX_NACK_ROUND_TRIP:
+            return False
+        wanted = [sequence for sequence in sequences if sequence not in self._requested]
+        if not 0 < len(wanted) <= MAX_NACKED or self._deadline is None:
+            return False
+        self._requested.extend(wanted)
+        self.counts["requested"] += len(wanted)
+        self._send_feedback(build_nack(Nack(self._ssrc, self._media_ssrc, tuple(wanted))))
+        return True
 
     def receive_untrusted(self, data: bytes, now: float) -> list[RtcpPacket]:
         """Take one decrypted RTCP datagram and give back what was in it. Raises BadPacket."""
         packets = parse_rtcp_untrusted(data)
         for packet in packets:
-            if isinstance(packet, SenderReport):
-                source = self._sources.get(packet.ssrc)
-                if source is not None:
-                    source.receive_sender_report(packet.ntp, now)
-            if isinstance(packet, SenderReport | ReceiverReport):
-                for block in packet.blocks:
-                    if block.ssrc == self._ssrc:
-                        self._receive_report_about_us(block, now)
+            match packet:
+                case SenderReport():
+                    source = self._sources.get(packet.ssrc)
+                    if source is not None:
+                        source.receive_sender_report(packet.ntp, now)
+                    self._receive_blocks(packet.blocks, now)
+                case ReceiverReport():
+                    self._receive_blocks(packet.blocks, now)
+                case Nack():
+                    self._receive_nack(packet)
+                case ExtendedReport():
+                    self._receive_extended(packet, now)
         return packets
+
+    def poll_feedback(self) -> Feedback | None:
+        """The next report about our stream. Of those nobody polls, the last few are kept."""
+        return self._sending.poll_feedback()
+
+    def poll_nacked(self) -> tuple[int, ...] | None:
+        """Sequence numbers to be sent again, if they still are at hand; then `resent`."""
+        nacked, self._nacked = self._nacked, None
+        return nacked
+
+    def resent(self) -> None:
+        """One packet that `poll_nacked` named has left again."""
+        self.counts["resent"] += 1
 
     def handle_timeout(self, now: float, wall: float) -> None:
         """Make the report that is due. `wall` is Unix time in seconds: a sender report says it."""
-        if self._deadline is None or now < self._deadline:
+        if self._deadline is None:
             return
-        self._outgoing.append(self._report(now, wall))
-        self._deadline = now + self._interval(MIN_INTERVAL)
+        if self._transport is not None:
+            tail = self._transport.next_deadline()
+            if tail is not None and tail <= now:
+                self._send_transport_feedback()
+        if now >= self._deadline:
+            self._outgoing.append(self._report(now, wall))
+            self._deadline = now + self._interval(MIN_INTERVAL)
 
     def poll_transmit(self) -> bytes | None:
         """The next datagram to protect and send."""
         return self._outgoing.popleft() if self._outgoing else None
 
     def next_deadline(self) -> float | None:
-        return self._deadline
+        if self._transport is None or self._deadline is None:
+            return self._deadline
+        tail = self._transport.next_deadline()
+        return self._deadline if tail is None else min(tail, self._deadline)
 
     def close(self, now: float, wall: float, reason: str = "") -> None:
         """Say BYE, in a compound packet as RFC 3550 section 6.1 wants it. Nothing is sent after that."""
@@ -246,53 +223,73 @@ class RtcpReporter:
         self._outgoing.append(self._report(now, wall) + build_bye([self._ssrc], reason.encode()))
 
     def statistics(self) -> Quality:
-        about_us = self._about_us
+        sending, about_us = self._sending, self._sending.about_us
         last = max(self._sources.values(), key=lambda source: source.heard_at, default=None)
         return Quality(
-            round_trip=self._round_trip,
-            sent_packets=self._packets,
-            sent_octets=self._octets,
+            round_trip=sending.round_trip,
+            sent_packets=sending.packets,
+            sent_octets=sending.octets,
             sent_lost=about_us.cumulative_lost if about_us else 0,
             sent_fraction_lost=about_us.fraction_lost / 256 if about_us else 0.0,
             sent_jitter=about_us.jitter / self._clock_rate if about_us else 0.0,
             received_packets=sum(source.received for source in self._sources.values()),
             received_lost=sum(source.lost for source in self._sources.values()),
             received_jitter=last.jitter / self._clock_rate if last else 0.0,
+            feedback=dict(self.counts),
         )
+
+    # Reports
 
     def _interval(self, minimum: float) -> float:
         """RFC 3550 section 6.3.1: half to one and a half times, so that two ends do not fall into step."""
         return minimum * (self._random() + 0.5) / _COMPENSATION
 
     def _report(self, now: float, wall: float) -> bytes:
-        """SR if we sent since the last report or the one before it, else RR (section 6.4); and the CNAME."""
+        """SR if we sent since the last report or the one before it, else RR (section 6.4); the CNAME; and
+        extended reports where there is something for them."""
         blocks = tuple(
             source.report(ssrc, now)
             for ssrc, source in self._sources.items()
             if source.heard_at > self._reported_at
         )
         self._reported_at = now
-        sending = self._packets > self._packets_at_reports[0]
-        self._packets_at_reports = (self._packets_at_reports[1], self._packets)
+        sending = self._sending.is_sender()
         if sending:
-            report = build_sender_report(self._sender_report(blocks, now, wall))
+            report = build_sender_report(self._sending.report(self._ssrc, blocks, now, wall))
         else:
             report = build_receiver_report(ReceiverReport(self._ssrc, blocks))
-        return report + build_cname(self._ssrc, self._cname)
+        return report + self._description + self._extended_report(sending, now, wall)
 
-    def _sender_report(self, blocks: tuple[ReportBlock, ...], now: float, wall: float) -> SenderReport:
-        """Section 6.4.1: the RTP timestamp is the same instant as the NTP time, not that of a packet."""
-        ntp = int((wall + _NTP_EPOCH) * 0x1_0000_0000) & 0xFFFF_FFFF_FFFF_FFFF
-        timestamp, sent_at = self._last_sent
-        self._sent_reports.append((ntp >> 16 & 0xFFFFFFFF, now))
-        return SenderReport(
-            self._ssrc,
-            ntp,
-            (timestamp + round((now - sent_at) * self._clock_rate)) & 0xFFFFFFFF,
-            self._packets & 0xFFFFFFFF,
-            self._octets & 0xFFFFFFFF,
-            blocks,
+    def _extended_report(self, sending: bool, now: float, wall: float) -> bytes:
+        """Our clock while no sender report says it, and the answers to theirs (RFC 3611)."""
+        reference = None
+        if self._options.extended_reports and not sending:
+            reference = ntp_time(wall)
+            self._sending.said(reference, now)
+        delays = tuple(
+            Delay(ssrc, middle, min(0xFFFFFFFF, max(0, int((now - arrival) * 65536))))
+            for ssrc, (middle, arrival) in self._references.items()
         )
+        self._references.clear()
+        if reference is None and not delays:
+            return b""
+        return build_extended_report(ExtendedReport(self._ssrc, reference, delays))
+
+    def _receive_blocks(self, blocks: Iterable[ReportBlock], now: float) -> None:
+        for block in blocks:
+            if block.ssrc == self._ssrc:
+                self._sending.receive_report(block, now)
+
+    def _receive_extended(self, report: ExtendedReport, now: float) -> None:
+        if report.reference_ntp is not None and (
+            report.ssrc in self._references or len(self._references) < MAX_SOURCES
+        ):
+            self._references[report.ssrc] = (middle_of(report.reference_ntp), now)
+        for delay in report.delays:
+            if delay.ssrc == self._ssrc and self._sending.answered(
+                delay.last_rr, delay.delay_since_last_rr, now
+            ):
+                self.counts["extended_round_trips"] += 1
 
     def _add_source(self, ssrc: int) -> ReceiveStatistics:
         if len(self._sources) >= MAX_SOURCES:
@@ -301,10 +298,25 @@ class RtcpReporter:
         source = self._sources[ssrc] = ReceiveStatistics(self._clock_rate)
         return source
 
-    def _receive_report_about_us(self, block: ReportBlock, now: float) -> None:
-        """Section 6.4.1, figure 2: A - LSR - DLSR, with A and LSR on our own monotonic clock."""
-        self._about_us = block
-        for middle, sent_at in self._sent_reports:
-            if middle == block.last_sr:
-                # Their clock may run a little faster than ours; a round trip is not negative.
-                self._round_trip = max(0.0, now - sent_at - block.delay_since_last_sr / 65536)
+    # Feedback between reports
+
+    def _receive_nack(self, nack: Nack) -> None:
+        if nack.media_ssrc != self._ssrc or not self._options.nack:
+            return
+        self.counts["nacked"] += len(nack.sequences)
+        round_trip = self._sending.round_trip
+        if round_trip is None or round_trip <= MAX_ANSWER_ROUND_TRIP:
+            self._nacked = ((self._nacked or ()) + nack.sequences)[:MAX_NACKED]
+
+    def _send_transport_feedback(self) -> None:
+        if self._transport is not None and self._deadline is not None:
+            for feedback in self._transport.build(self._ssrc, self._media_ssrc):
+                self.counts["transport_feedback"] += 1
+                self._send_feedback(feedback)
+
+    def _send_feedback(self, feedback: bytes) -> None:
+        """At once: of two members nobody else would say the same (RFC 4585 section 3.5.1). A report comes
+        first unless reduced size was agreed (section 3.1); it has no blocks: the regular one has them."""
+        if not self._options.reduced_size:
+            feedback = build_receiver_report(ReceiverReport(self._ssrc)) + self._description + feedback
+        self._outgoing.append(feedback)

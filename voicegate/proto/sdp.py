@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 from voicegate.proto.errors import BadOffer
-from voicegate.proto.sdp_lines import Block, malformed, number, split_untrusted
+from voicegate.proto.sdp_lines import TOKEN, Block, malformed, number, split_untrusted, unanswerable
+from voicegate.proto.sdp_transport import Transport, read_transport
 
 MAX_FORMATS = 128
 """Formats of an `m=` line: there are 128 RTP payload types."""
 MAX_SSRCS = 8
 """SSRCs of the audio section that are noted; a microphone has one, with retransmission or FEC two or
 three."""
-MAX_FINGERPRINTS = 8
-"""Fingerprints noted: there are three hash functions that count, and a certificate roll-over doubles them."""
 
 AUDIO_LEVEL_URI = "urn:ietf:params:rtp-hdrext:ssrc-audio-level"  # RFC 6464
+TRANSPORT_CC_URI = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"  # RFC 9143 section 15
 
 
@@ -89,23 +89,17 @@ class Audio:
     """RTP header extensions offered both ways, as (id, URI), also those that are not answered."""
     audio_level_id: int | None
     mid_id: int | None
-    """Extension ids, 1 to 14, that the answer accepts; None: not in use."""
+    transport_cc_id: int | None
+    """Extension ids, 1 to 14, that the answer accepts; None: not in use. Transport-wide numbers are in use
+    only together with the feedback that reads them."""
+    nack: bool
+    """The client sends lost packets again, and asks for ours (RFC 4585 section 6.2.1)."""
     rtcp_rsize: bool
     """Reduced-size RTCP is offered (RFC 5506)."""
+    rtcp_xr: bool
+    """A receiver that does not send may measure the round trip (RFC 3611 section 5.1, rcvr-rtt=all)."""
     ssrcs: tuple[int, ...]
     """The client's, where it names them; it may send from others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How the client is recognised. Its ICE password is checked for presence and forgotten: lite sends no
-    checks."""
-
-    ufrag: str
-    fingerprints: tuple[tuple[str, bytes], ...]
-    """(hash name in lower case, digest) of the certificates it may show; never SHA-1 or MD5, never empty."""
-    dtls_active: bool
-    """We are the DTLS client. So it is unless the offer insists on that role (RFC 8842 section 5.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +136,7 @@ def parse_offer_untrusted(text: str) -> Offer:
     if len(set(mids)) != len(mids):
         raise malformed("Two sections have the same a=mid.", "a=mid")
     if "ice-lite" in session.attributes:
-        raise _unanswerable(
+        raise unanswerable(
             "ice_lite", "The offer says a=ice-lite and so does voicegate; offer full ICE.", "a=ice-lite"
         )
     audio = _choose_audio(session, blocks, sections)
@@ -152,12 +146,11 @@ def parse_offer_untrusted(text: str) -> Offer:
         # RFC 9143 section 7.1.3: a bundle-only section leaves the transport to the section that heads the
         # group.
         holders += [blocks[i] for i, section in enumerate(sections) if section.mid == bundle[0]]
-    return Offer(sections, bundle, audio, _transport([*holders, session]), _application(blocks, sections))
+    return Offer(sections, bundle, audio, read_transport([*holders, session]), _application(blocks, sections))
 
 
 # ---- Sections
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]{1,256}")  # RFC 8866 section 9, with a bound
 _PROTOCOL = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~/]{1,64}")
 
 
@@ -167,10 +160,10 @@ def _section(block: Block) -> Section:
     if len(words) < 4 or len(words) > 3 + MAX_FORMATS:
         raise malformed("An m= line has too few or too many words.", "m=")
     kind, port, protocol, *formats = words
-    if not all(_TOKEN.fullmatch(word) for word in (kind, *formats)) or not _PROTOCOL.fullmatch(protocol):
+    if not all(TOKEN.fullmatch(word) for word in (kind, *formats)) or not _PROTOCOL.fullmatch(protocol):
         raise malformed("An m= line has a word that is not allowed there.", "m=")
     mid = block.first("mid")
-    if mid is not None and not _TOKEN.fullmatch(mid):
+    if mid is not None and not TOKEN.fullmatch(mid):
         raise malformed("An a=mid is not a token.", "a=mid")
     return Section(kind, number(port.partition("/")[0], 65_535, "m="), protocol, tuple(formats), mid)
 
@@ -221,7 +214,7 @@ def _choose_audio(session: Block, blocks: list[Block], sections: tuple[Section, 
             if error.status != 422:
                 raise
             refusal = refusal or error
-    raise refusal or _unanswerable(
+    raise refusal or unanswerable(
         "no_audio",
         "The offer has no m=audio section; add a microphone track or an audio transceiver.",
         "m=audio",
@@ -230,27 +223,32 @@ def _choose_audio(session: Block, blocks: list[Block], sections: tuple[Section, 
 
 def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
     if section.protocol not in _SECURE_PROTOCOLS:
-        raise _unanswerable(
+        raise unanswerable(
             "unsupported_transport",
             "The audio section must be DTLS-SRTP: offer UDP/TLS/RTP/SAVPF.",
             "m=audio",
         )
     if "rtcp-mux" not in block.attributes:
-        raise _unanswerable(
+        raise unanswerable(
             "no_rtcp_mux",
             "The audio section lacks a=rtcp-mux; RTP and RTCP have to share a port.",
             "a=rtcp-mux",
         )
     extensions = _extensions(block, session)
+    format = _best_format(section, block)
+    feedback = _rtcp_feedback(block, format.payload_type)
     return Audio(
         index=index,
         mid=section.mid,
-        format=_best_format(section, block),
+        format=format,
         direction=_direction(block) or _direction(session) or Direction.SENDRECV,
         extensions=extensions,
         audio_level_id=_extension_id(extensions, AUDIO_LEVEL_URI),
         mid_id=_extension_id(extensions, MID_URI),
+        transport_cc_id=_extension_id(extensions, TRANSPORT_CC_URI) if "transport-cc" in feedback else None,
+        nack="nack" in feedback,
         rtcp_rsize="rtcp-rsize" in block.attributes,
+        rtcp_xr="rcvr-rtt=all" in (block.first("rtcp-xr") or session.first("rtcp-xr") or "").split(" "),
         ssrcs=_ssrcs(block),
     )
 
@@ -273,7 +271,7 @@ def _best_format(section: Section, block: Block) -> AudioFormat:
     for codec in Codec:
         if codec in found:
             return found[codec]
-    raise _unanswerable(
+    raise unanswerable(
         "no_usable_codec", "The audio section offers none of opus/48000/2, PCMU/8000, PCMA/8000.", "a=rtpmap"
     )
 
@@ -295,6 +293,16 @@ def _extension_id(extensions: tuple[tuple[int, str], ...], uri: str) -> int | No
     return next((i for i, offered in extensions if offered == uri and 1 <= i <= _LAST_ONE_BYTE_ID), None)
 
 
+def _rtcp_feedback(block: Block, payload_type: int) -> frozenset[str]:
+    """What is offered for this format or for all (RFC 4585 section 4.2), with its parameters in one text."""
+    return frozenset(
+        wanted
+        for value in block.all("rtcp-fb")
+        for which, _, wanted in [value.partition(" ")]
+        if which in ("*", str(payload_type))
+    )
+
+
 def _direction(block: Block) -> Direction | None:
     found = [direction for direction in Direction if direction.value in block.attributes]
     if len(found) > 1:
@@ -309,65 +317,7 @@ def _ssrcs(block: Block) -> tuple[int, ...]:
     return tuple(found)[:MAX_SSRCS]
 
 
-# ---- Transport
-
-_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")  # RFC 8839 section 5.4
-_PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
-_HEX_PAIRS = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){0,127}")
-_DIGEST_SIZES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}  # RFC 8122 section 5, without the broken ones
-
-
-def _transport(holders: list[Block]) -> Transport:
-    """From the blocks that may say it, nearest first."""
-    ufrag = _first_of(holders, "ice-ufrag")
-    password = _first_of(holders, "ice-pwd")
-    if ufrag is None or password is None:
-        missing = "a=ice-ufrag" if ufrag is None else "a=ice-pwd"
-        raise _unanswerable("no_ice_credentials", f"The audio section lacks {missing}.", missing)
-    if not _UFRAG.fullmatch(ufrag):
-        raise malformed("a=ice-ufrag is not 4 to 256 of A-Z a-z 0-9 + /.", "a=ice-ufrag")
-    if not _PASSWORD.fullmatch(password):
-        raise malformed("a=ice-pwd is not 22 to 256 of A-Z a-z 0-9 + /.", "a=ice-pwd")
-    values = next((block.all("fingerprint") for block in holders if block.all("fingerprint")), [])
-    return Transport(ufrag, _fingerprints(values), _dtls_active(_first_of(holders, "setup")))
-
-
-def _fingerprints(values: list[str]) -> tuple[tuple[str, bytes], ...]:
-    if not values:
-        raise _unanswerable(
-            "no_fingerprint", "The audio section lacks a=fingerprint; media needs DTLS-SRTP.", "a=fingerprint"
-        )
-    found: dict[tuple[str, bytes], None] = {}
-    for value in values:
-        name, _, pairs = value.partition(" ")
-        name = name.lower()
-        size = _DIGEST_SIZES.get(name)
-        if not _TOKEN.fullmatch(name) or not _HEX_PAIRS.fullmatch(pairs.strip(" ")):
-            raise malformed("a=fingerprint is not <hash> <hexadecimal pairs>.", "a=fingerprint")
-        digest = bytes.fromhex(pairs.replace(":", ""))
-        if size is not None and len(digest) != size:
-            raise malformed("a=fingerprint has a digest of the wrong length.", "a=fingerprint")
-        if size is not None:
-            found[name, digest] = None
-    if not found:
-        raise _unanswerable(
-            "weak_fingerprint",
-            "No a=fingerprint uses sha-256, sha-384 or sha-512; add sha-256.",
-            "a=fingerprint",
-        )
-    return tuple(found)[:MAX_FINGERPRINTS]
-
-
-def _dtls_active(setup: str | None) -> bool:
-    if setup in ("actpass", "passive"):
-        return True
-    if setup in ("active", None):  # RFC 4145 section 4: an offer that says nothing means active
-        return False
-    raise _unanswerable("unsupported_setup", "a=setup must be actpass, active or passive.", "a=setup")
-
-
-def _first_of(holders: list[Block], name: str) -> str | None:
-    return next((value for block in holders if (value := block.first(name)) is not None), None)
+# ---- Data channels
 
 
 def _application(blocks: list[Block], sections: tuple[Section, ...]) -> Application | None:
@@ -379,7 +329,3 @@ def _application(blocks: list[Block], sections: tuple[Section, ...]) -> Applicat
         size = number(block.first("max-message-size") or "65536", 2**64 - 1, "a=max-message-size")
         return Application(index, section.mid, port, size)
     return None
-
-
-def _unanswerable(code: str, message: str, param: str) -> BadOffer:
-    return BadOffer(code, message, param=param, status=422)

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 
 from voicegate.proto.address import split_public
 from voicegate.proto.sctp.reassembly import MAX_MESSAGE
-from voicegate.proto.sdp import AUDIO_LEVEL_URI, MID_URI, Audio, Codec, Direction, Offer, Section
+from voicegate.proto.sdp import (
+    AUDIO_LEVEL_URI,
+    MID_URI,
+    TRANSPORT_CC_URI,
+    Audio,
+    Codec,
+    Direction,
+    Offer,
+    Section,
+)
 
 _MIRRORED = {
     Direction.SENDRECV: Direction.SENDRECV,
@@ -95,10 +104,16 @@ def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters
     ]
     if audio.rtcp_rsize:
         lines.append("a=rtcp-rsize")
+    if audio.rtcp_xr:
+        lines.append("a=rtcp-xr:rcvr-rtt=all")
     lines += _format(audio)
     lines += [
         f"a=extmap:{number} {uri}"
-        for number, uri in ((audio.audio_level_id, AUDIO_LEVEL_URI), (audio.mid_id, MID_URI))
+        for number, uri in (
+            (audio.audio_level_id, AUDIO_LEVEL_URI),
+            (audio.transport_cc_id, TRANSPORT_CC_URI),
+            (audio.mid_id, MID_URI),
+        )
         if number is not None
     ]
     if direction in (Direction.SENDRECV, Direction.SENDONLY):
@@ -175,4 +190,8 @@ def _format(audio: Audio) -> list[str]:
     lines = [f"a=rtpmap:{chosen.payload_type} {chosen.codec.value}/{chosen.clock_rate}{channels}"]
     if chosen.codec is Codec.OPUS:
         lines.append(f"a=fmtp:{chosen.payload_type} {_OPUS_PARAMETERS}")
+    if audio.transport_cc_id is not None:
+        lines.append(f"a=rtcp-fb:{chosen.payload_type} transport-cc")
+    if audio.nack:
+        lines.append(f"a=rtcp-fb:{chosen.payload_type} nack")
     return lines

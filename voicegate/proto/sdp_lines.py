@@ -18,6 +18,8 @@ MAX_LINES = 2_000
 MAX_SECTIONS = 32
 """`m=` lines. A call has three; every one more costs an `m=` line in the answer."""
 
+TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]{1,256}")
+"""RFC 8866 section 9, with a bound."""
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 _REQUIRED = frozenset("ost")  # RFC 8866 section 5
@@ -83,3 +85,8 @@ def number(text: str, limit: int, param: str) -> int:
 def malformed(message: str, param: str | None) -> BadOffer:
     """The error for what is not SDP."""
     return BadOffer("invalid_sdp", message, param=param, status=400)
+
+
+def unanswerable(code: str, message: str, param: str) -> BadOffer:
+    """The error for SDP that no answer is possible to."""
+    return BadOffer(code, message, param=param, status=422)

@@ -35,6 +35,11 @@ MAX_SSRCS: Final = 8
 MAX_PLAIN_PACKET: Final = 1500 - 148
 MAX_PROTECTED_PACKET: Final = 1500
 
+HISTORY: Final = 32
+"""Packets that can be sent again, a power of two: 0.6 s of 20-ms frames, far more than a jitter buffer
+holds."""
+_HISTORY_MASK = HISTORY - 1
+
 RTP_HEADER: Final = 12  # RFC 3550 section 5.1
 RTCP_HEADER: Final = 8  # RFC 3711 section 3.4: header and sender SSRC stay in the clear
 SRTCP_INDEX: Final = 4  # RFC 3711 section 3.4: E flag and 31-bit index
@@ -101,11 +106,17 @@ class SrtpSession:
 
     `key_material` is the exporter's output, `profile.material_length` bytes, in the order client key, server
     key, client salt, server salt (RFC 5764 section 4.2); `is_client` says that we are the DTLS client.
-    ValueError if its length is another.
+    ValueError if its length is another. `resends`: what we protect is kept for `take_sent`.
     """
 
     def __init__(
-        self, profile: SrtpProfile, key_material: bytes, is_client: bool, max_ssrcs: int = MAX_SSRCS
+        self,
+        profile: SrtpProfile,
+        key_material: bytes,
+        is_client: bool,
+        max_ssrcs: int = MAX_SSRCS,
+        *,
+        resends: bool = False,
     ) -> None:
         client, server = split_key_material(profile, key_material)
         self._outbound = _libsrtp_session(
@@ -119,6 +130,7 @@ class SrtpSession:
         self._min_rtcp = RTCP_HEADER + SRTCP_INDEX + profile.tag_length
         self._max_ssrcs = max_ssrcs
         self._ssrcs: set[bytes] = set()
+        self._history: list[bytes] | None = [b""] * HISTORY if resends else None
         self._protected = 0
         self._unprotected = 0
         self._dropped = 0
@@ -129,7 +141,21 @@ class SrtpSession:
         raises."""
         self._protected += 1
         protected: bytes = self._outbound.protect(packet)
+        if self._history is not None:
+            self._history[packet[3] & _HISTORY_MASK] = protected
         return protected
+
+    def take_sent(self, sequence: int) -> bytes | None:
+        """The protected packet with this sequence number, to be sent again as it was: once, and only while it
+        is one of the last HISTORY. Protecting it anew would use its index twice (RFC 3711 section 9.1)."""
+        if self._history is None:
+            return None
+        slot = sequence & _HISTORY_MASK
+        kept = self._history[slot]
+        if kept[2:4] != sequence.to_bytes(2, "big"):
+            return None
+        self._history[slot] = b""
+        return kept
 
     def protect_rtcp(self, packet: bytes) -> bytes:
         """SRTCP of one compound (or reduced-size) RTCP packet of ours."""

@@ -12,6 +12,7 @@ from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.event_filter import EventFilter
 from voicegate.proto.ice import IceLite
 from voicegate.proto.keys import ClusterKeys
+from voicegate.proto.rtcp_session import RtcpOptions
 from voicegate.proto.sctp.handshake import ENTROPY as SCTP_ENTROPY
 from voicegate.proto.sdp import Direction, parse_offer_untrusted
 from voicegate.proto.sdp_answer import AnswerParameters, build_answer
@@ -94,6 +95,12 @@ def make_call(
     audio = CallAudio(
         offer.audio.format,
         listening=offer.audio.direction in (Direction.SENDRECV, Direction.RECVONLY),
+        rtcp=RtcpOptions(
+            reduced_size=offer.audio.rtcp_rsize,
+            nack=offer.audio.nack,
+            transport_cc_id=offer.audio.transport_cc_id,
+            extended_reports=offer.audio.rtcp_xr,
+        ),
         ssrc=parameters.ssrc,
         cname=parameters.cname,
         # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).

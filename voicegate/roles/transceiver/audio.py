@@ -8,7 +8,7 @@ RTCP  reports about both, every 5 s or so; BYE at the end
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from voicegate.media.codec import open_decoder
@@ -16,8 +16,8 @@ from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
 from voicegate.media.recording import Tap
 from voicegate.media.sending import PayloadTypes, RtpSender
-from voicegate.proto.rtcp import Bye, ReceiverReport, SenderReport
-from voicegate.proto.rtcp_session import RtcpReporter
+from voicegate.proto.rtcp import Bye
+from voicegate.proto.rtcp_session import PLAIN, RtcpOptions, RtcpReporter
 from voicegate.proto.rtp import parse_rtp_untrusted
 from voicegate.proto.sdp import AudioFormat
 
@@ -33,6 +33,7 @@ class CallAudio:
         format: AudioFormat,
         *,
         listening: bool,
+        rtcp: RtcpOptions = PLAIN,
         ssrc: int,
         cname: str,
         first_sequence: int,
@@ -66,7 +67,9 @@ class CallAudio:
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
         self._early_ended = False
-        self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now)
+        self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now, rtcp)
+        self.resends = rtcp.nack
+        """The client may ask for packets again."""
         self._wall_offset = wall_offset
         self._packets: deque[tuple[bool, bytes]] = deque()
 
@@ -85,8 +88,9 @@ class CallAudio:
     def receive_rtp(self, data: bytes, now: float) -> None:
         """Take one decrypted RTP packet. Raises BadPacket."""
         packet = parse_rtp_untrusted(data)
-        self._reporter.received(packet.ssrc, packet.sequence, packet.timestamp, now)
+        self._reporter.received(packet, now)
         self._receive.push(packet, now)
+        self._send_reports()
 
     def poll_pcm(self) -> bytes | None:
         return self._receive.poll_pcm()
@@ -168,14 +172,23 @@ class CallAudio:
 
     def receive_rtcp(self, data: bytes, now: float) -> bool:
         """Take one decrypted RTCP packet. True when the client said BYE. Raises BadPacket."""
-        bye = False
-        for packet in self._reporter.receive_untrusted(data, now):
-            if isinstance(packet, SenderReport | ReceiverReport):
-                for block in packet.blocks:
-                    if block.ssrc == self._ssrc:
-                        self._sender.receive_loss(block.fraction_lost / 256)
-            bye = bye or isinstance(packet, Bye)
-        return bye
+        packets = self._reporter.receive_untrusted(data, now)
+        while (feedback := self._reporter.poll_feedback()) is not None:
+            self._sender.receive_loss(feedback.fraction_lost)
+        return any(isinstance(packet, Bye) for packet in packets)
+
+    def poll_nacked(self) -> tuple[int, ...] | None:
+        """Sequence numbers that the client asks for again and that can still help it; then `resent`."""
+        return self._reporter.poll_nacked()
+
+    def resent(self) -> None:
+        """One packet that `poll_nacked` named has left again."""
+        self._reporter.resent()
+
+    @property
+    def rtcp_counts(self) -> Mapping[str, int]:
+        """Feedback and retransmissions so far, by kind."""
+        return self._reporter.counts
 
     def say_bye(self, now: float) -> None:
         """Tell the client that the stream ends (RFC 3550 section 6.6)."""

@@ -365,11 +365,14 @@ class Call:
             self._authenticated_from(client, now)
             if self.audio.receive_rtcp(plain, now):
                 self.close(now, EndReason.BYE)
+            else:
+                self._send_again()
         else:
             plain = self._srtp.unprotect_rtp_untrusted(data)
             self._authenticated_from(client, now)
             self.milestones.setdefault("first_packet_in", now)
             self.audio.receive_rtp(plain, now)
+            self._drain_audio()
         return Proof.NEW
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
@@ -399,7 +402,9 @@ class Call:
             if isinstance(event, DtlsConnected) and self.ended is not None:
                 self._finish(now)
             elif isinstance(event, DtlsConnected):
-                self._srtp = SrtpSession(event.profile, event.key_material, is_client=event.active)
+                self._srtp = SrtpSession(
+                    event.profile, event.key_material, event.active, resends=self.audio.resends
+                )
                 self.state = CallState.ACTIVE
                 self.milestones["dtls"] = now
                 self.audio.start(now)
@@ -463,6 +468,14 @@ class Call:
             is_rtcp, plain = packet
             protected = self._srtp.protect_rtcp(plain) if is_rtcp else self._srtp.protect_rtp(plain)
             self._transmit(self.client, protected)
+
+    def _send_again(self) -> None:
+        assert self._srtp is not None and self.client is not None, "asked for by the client, over SRTP"
+        for sequence in self.audio.poll_nacked() or ():
+            packet = self._srtp.take_sent(sequence)
+            if packet is not None:
+                self._transmit(self.client, packet)
+                self.audio.resent()
 
     def _transmit(self, client: ClientAddress, datagram: bytes) -> None:
         if len(self._transmits) >= MAX_TRANSMITS:

@@ -73,6 +73,8 @@ class TransceiverCore:
         """Datagrams and frames in and out, calls allocated."""
         self.ends: Counter[str] = Counter()
         """Calls ended, by reason."""
+        self._rtcp: Counter[str] = Counter()
+        """Feedback and retransmissions of the calls that have ended, by kind."""
         self.wall_offset = wall_offset
         """wall = now + offset. Kept up to date by the shell: a machine that slept has lost monotonic time."""
 
@@ -255,13 +257,15 @@ class TransceiverCore:
         return self._failures.popleft() if self._failures else None
 
     def statistics(self) -> Mapping[str, Mapping[str, int]]:
-        drops = Counter(self.drops)
+        drops, rtcp = Counter(self.drops), Counter(self._rtcp)
         for entry in self._calls.values():
             drops.update(entry.call.drops)
+            rtcp.update(entry.call.audio.rtcp_counts)
         return {
             "totals": self.totals,
             "ends": self.ends,
             "drops": drops,
+            "rtcp": rtcp,
             "gauges": {"calls": len(self._calls)},
         }
 
@@ -346,6 +350,7 @@ class TransceiverCore:
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1
         self.drops.update(entry.call.drops)
+        self._rtcp.update(entry.call.audio.rtcp_counts)
         self._remembered[call_id] = (now, _status(entry))
         self._forget(now)
 

@@ -447,14 +447,14 @@ class Worker:
             )
         if self._recorder is not None:
             yield from self._recorder.samples(labels)
-        for family, help in (("ends", "Calls ended, by reason."), ("drops", "Packets dropped, by reason.")):
-            for reason, value in statistics[family].items():
+        for family, label, help in (
+            ("ends", "reason", "Calls ended, by reason."),
+            ("drops", "reason", "Packets dropped, by reason."),
+            ("rtcp", "kind", "Feedback and packets sent again, by kind."),
+        ):
+            for which, value in statistics[family].items():
                 yield metrics.Sample(
-                    f"voicegate_transceiver_{family}_total",
-                    "counter",
-                    help,
-                    {**labels, "reason": reason},
-                    value,
+                    f"voicegate_transceiver_{family}_total", "counter", help, {**labels, label: which}, value
                 )
 
 
