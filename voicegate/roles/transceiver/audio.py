@@ -1,6 +1,6 @@
 """A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other. Pure.
 
-in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits
+in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits; silence while the client pauses
 out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
 RTCP  reports about both, every 5 s or so; BYE at the end
 """
@@ -38,14 +38,23 @@ class CallAudio:
         random: Callable[[], float],
         wall_offset: float,
         now: float,
+        client_red_payload_type: int | None = None,
+        client_cn_payload_type: int | None = None,
     ) -> None:
+        """`client_red_payload_type`, `client_cn_payload_type`: under which the client may send RED of this
+        format (RFC 2198) and comfort noise (RFC 3389)."""
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
         self._payload_type = format.payload_type
         self._ssrc = ssrc
         self._sequence = first_sequence
         self._encoder = open_encoder(format.codec.value)
-        self._receive = ReceiveBuffer(open_decoder(format.codec.value), format.payload_type)
+        self._receive = ReceiveBuffer(
+            open_decoder(format.codec.value),
+            format.payload_type,
+            red_payload_type=client_red_payload_type,
+            cn_payload_type=client_cn_payload_type,
+        )
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
@@ -173,7 +182,7 @@ class CallAudio:
         self._send_reports()
 
     def next_deadline(self) -> float | None:
-        """The earliest of the next frame, the next gap to give up and the next report."""
+        """The earliest of the next frame, the next gap to give up or silence to give out, and the next report."""
         deadline = self._reporter.next_deadline()
         for other in (self._playout.next_deadline(), self._receive.next_deadline()):
             if other is not None and (deadline is None or other < deadline):
