@@ -33,7 +33,7 @@ class CountingDecoder:
     def decode(self, payload: bytes) -> bytes:
         if payload == b"bad":
             raise BadPacket("opus_corrupt")
-        return payload[:2] * 480
+        return payload[:2].ljust(2, b"\0") * 480
 
     def duration(self, payload: bytes) -> int:
         return 480 if payload else 0

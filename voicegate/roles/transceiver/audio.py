@@ -38,10 +38,10 @@ class CallAudio:
         random: Callable[[], float],
         wall_offset: float,
         now: float,
-        client_red_payload_type: int | None = None,
-        client_cn_payload_type: int | None = None,
+        red_payload_type: int | None = None,
+        cn_payload_type: int | None = None,
     ) -> None:
-        """`client_red_payload_type`, `client_cn_payload_type`: under which the client may send RED of this
+        """`red_payload_type`, `cn_payload_type`: under which the client may send RED of this
         format (RFC 2198) and comfort noise (RFC 3389)."""
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
@@ -52,8 +52,8 @@ class CallAudio:
         self._receive = ReceiveBuffer(
             open_decoder(format.codec.value),
             format.payload_type,
-            red_payload_type=client_red_payload_type,
-            cn_payload_type=client_cn_payload_type,
+            red_payload_type=red_payload_type,
+            cn_payload_type=cn_payload_type,
         )
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._early: bytearray | None = bytearray()
@@ -182,7 +182,7 @@ class CallAudio:
         self._send_reports()
 
     def next_deadline(self) -> float | None:
-        """The earliest of the next frame, the next gap to give up or silence to give out, and the next report."""
+        """The earliest of the next frame, the next gap, or silence, and the next report."""
         deadline = self._reporter.next_deadline()
         for other in (self._playout.next_deadline(), self._receive.next_deadline()):
             if other is not None and (deadline is None or other < deadline):
