@@ -40,10 +40,10 @@ def over(profile: str, redundancy: str) -> Heard:
         "reorder": lambda: streams.reordered(count, 0.25, rng),
     }[profile]()
     heard = carry(packets, delays)
-    counts = heard.counts
+    counts, fec = heard.counts, heard.counts.recovered_fec_samples / 480
     logging.getLogger(__name__).info(
         f"{profile:8} {redundancy:4} of {count}: lost {counts.lost}, concealed {heard.concealed:.2%}, "
-        f"by FEC {counts.recovered_fec_samples / 480 / count:.2%}, by RED {counts.recovered_red / count:.2%}, "
+        f"by FEC {fec / count:.2%}, by RED {counts.recovered_red / count:.2%}, "
         f"wait p50 {1000 * heard.wait(0.5):.1f} p99 {1000 * heard.wait(0.99):.1f} ms, "
         f"segmental SNR {segmental_snr(clean(redundancy).pcm, heard.pcm):.1f} dB, "
         f"spectral distance {spectral_distance(clean(redundancy).pcm, heard.pcm):.2f} dB"
