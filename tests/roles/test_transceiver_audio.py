@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.streams import red
+from voicegate.proto.rtp import build_rtp
 from voicegate.proto.sdp import AudioFormat, Codec
 from voicegate.roles.transceiver.audio import MAX_EARLY_BYTES, CallAudio
 
 NOW = 1000.0
 
 
-def call_audio(*, listening: bool = True) -> CallAudio:
+def call_audio(
+    *, listening: bool = True, red_payload_type: int | None = None, cn_payload_type: int | None = None
+) -> CallAudio:
     return CallAudio(
         AudioFormat(0, Codec.PCMU, 8000, 1),
         listening=listening,
@@ -23,6 +27,8 @@ def call_audio(*, listening: bool = True) -> CallAudio:
         random=lambda: 0.5,
         wall_offset=0.0,
         now=NOW,
+        red_payload_type=red_payload_type,
+        cn_payload_type=cn_payload_type,
     )
 
 
@@ -74,4 +80,29 @@ def test_a_client_that_does_not_listen_keeps_nothing() -> None:
     audio = call_audio(listening=False)
     audio.play(bytes(MAX_EARLY_BYTES), NOW)
     assert not audio.stop_playing(NOW)
+    audio.close()
+
+
+def test_a_pause_of_the_client_is_given_out_on_the_timer() -> None:
+    audio = call_audio(cn_payload_type=13)
+    for index in range(3):
+        audio.receive_rtp(build_rtp(0, False, index, 160 * index, 9, bytes(160)), NOW + 0.02 * index)
+    audio.receive_rtp(build_rtp(13, False, 3, 480, 9, b"\x40"), NOW + 0.06)
+    samples = 0
+    while (deadline := audio.next_deadline()) is not None and deadline <= NOW + 1.06:
+        audio.handle_timeout(deadline)
+        samples += sum(map(len, iter(audio.poll_pcm, None))) // 2
+    assert 0.9 * 24_000 < samples - 3 * 480 <= 24_000
+    audio.close()
+
+
+def test_red_of_the_client_fills_a_gap_at_once() -> None:
+    audio = call_audio(red_payload_type=100)
+    audio.receive_rtp(build_rtp(0, False, 0, 0, 9, bytes(160)), NOW)
+    redundant = red(bytes(160), (160, bytes(160)), payload_type=0)
+    audio.receive_rtp(build_rtp(100, False, 2, 320, 9, redundant), NOW + 0.04)
+    assert sum(map(len, iter(audio.poll_pcm, None))) // 2 == 3 * 480
+    receive = audio.statistics()["receive"]
+    assert isinstance(receive, dict)
+    assert receive["recovered_red"] == 1
     audio.close()
