@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.media.streams import red
 from voicegate.proto.rtcp import ReceiverReport, ReportBlock, build_receiver_report
-from voicegate.proto.rtp import RtpPacket, parse_rtp_untrusted
+from voicegate.proto.rtp import RtpPacket, build_rtp, parse_rtp_untrusted
 from voicegate.proto.sdp import AudioFormat, Codec
 from voicegate.roles.transceiver.audio import MAX_EARLY_BYTES, CallAudio
 
@@ -130,4 +131,29 @@ def test_silence_is_sent_where_asked_for(keep_warm: bool, listening: bool) -> No
         packets += sent(audio)
     assert len(packets) == (4 if keep_warm and listening else 0)
     assert audio.played_samples == 0
+    audio.close()
+
+
+def test_a_pause_of_the_client_is_given_out_on_the_timer() -> None:
+    audio = call_audio(cn_payload_type=13)
+    for index in range(3):
+        audio.receive_rtp(build_rtp(0, False, index, 160 * index, 9, bytes(160)), NOW + 0.02 * index)
+    audio.receive_rtp(build_rtp(13, False, 3, 480, 9, b"\x40"), NOW + 0.06)
+    samples = 0
+    while (deadline := audio.next_deadline()) is not None and deadline <= NOW + 1.06:
+        audio.handle_timeout(deadline)
+        samples += sum(map(len, iter(audio.poll_pcm, None))) // 2
+    assert 0.9 * 24_000 < samples - 3 * 480 <= 24_000
+    audio.close()
+
+
+def test_red_of_the_client_fills_a_gap_at_once() -> None:
+    audio = call_audio(red_payload_type=100)
+    audio.receive_rtp(build_rtp(0, False, 0, 0, 9, bytes(160)), NOW)
+    redundant = red(bytes(160), (160, bytes(160)), payload_type=0)
+    audio.receive_rtp(build_rtp(100, False, 2, 320, 9, redundant), NOW + 0.04)
+    assert sum(map(len, iter(audio.poll_pcm, None))) // 2 == 3 * 480
+    receive = audio.statistics()["receive"]
+    assert isinstance(receive, dict)
+    assert receive["recovered_red"] == 1
     audio.close()

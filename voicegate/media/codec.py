@@ -23,9 +23,14 @@ class Decoder(Protocol):
     """Payloads of one RTP stream to PCM. Keeps the codec's state, so one per stream and in order."""
 
     clock_rate: int
+    dtx_bytes: int
+    """A payload of at most so many bytes announces a pause; 0: the codec has no such."""
 
     def decode(self, payload: bytes) -> bytes:
         """PCM of one payload, any whole number of samples up to 120 ms. Raises BadPacket."""
+
+    def duration(self, payload: bytes) -> int:
+        """How many samples `decode` makes of this payload; 0 when it is not one."""
 
     def conceal(self, samples: int) -> bytes:
         """Exactly `samples` samples that continue what was decoded last, fading out."""

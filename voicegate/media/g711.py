@@ -38,6 +38,8 @@ class G711Decoder:
     """One G.711 stream to 24 kHz PCM."""
 
     clock_rate = CLOCK_RATES["PCMU"]
+    dtx_bytes = 0
+    """Pauses are announced by comfort noise (RFC 3389), a payload type of its own."""
 
     def __init__(self, law: Law) -> None:
         self._low, self._high = _DECODE[law]
@@ -57,6 +59,10 @@ class G711Decoder:
         self._last = (self._last + array("h", bytes(pcm)))[-_FRAME:]
         self._faded = 0
         return self._resampler.convert(bytes(pcm))
+
+    def duration(self, payload: bytes) -> int:
+        """How many samples `decode` makes of this payload; 0 when it is too long."""
+        return len(payload) * _RATIO if len(payload) <= MAX_PAYLOAD else 0
 
     def conceal(self, samples: int) -> bytes:
         """Exactly `samples` samples at 24 kHz: the last 20 ms repeated, fading to silence."""

@@ -59,6 +59,7 @@ _NEEDED_SYMBOLS = (
     "opus_decoder_get_size",
     "opus_decoder_init",
     "opus_decode",
+    "opus_packet_get_nb_samples",
     "opus_packet_get_samples_per_frame",
     "opus_packet_has_lbrr",
 )
@@ -89,6 +90,8 @@ class OpusDecoder:
     """One Opus stream to 24 kHz mono PCM. Stereo packets are folded to mono by libopus."""
 
     clock_rate = CLOCK_RATES["opus"]
+    dtx_bytes = 2
+    """libopus' own rule: a packet of "only one byte (or two)" need not be sent (opus_encode in opus.h)."""
 
     def __init__(self) -> None:
         lib = library()
@@ -109,6 +112,12 @@ class OpusDecoder:
         if samples < 0:
             raise BadPacket("opus_corrupt")
         return self._pcm[: 2 * samples].tobytes()
+
+    def duration(self, payload: bytes) -> int:
+        """How many samples `decode` makes of this payload, by its first two bytes; 0 when it is not one."""
+        if not 0 < len(payload) <= MAX_DECODED_PAYLOAD:
+            return 0
+        return max(0, int(library().opus_packet_get_nb_samples(payload, len(payload), PCM_RATE)))
 
     def conceal(self, samples: int) -> bytes:
         """Exactly `samples` samples of concealment; what is left over from 2.5-ms steps is silence."""
@@ -252,6 +261,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     lib.opus_decoder_get_size.argtypes = [c_int]
     lib.opus_decoder_init.argtypes = [pointer, c_int, c_int]
     lib.opus_decode.argtypes = [pointer, data, c_int, pointer, c_int, c_int]
+    lib.opus_packet_get_nb_samples.argtypes = [data, c_int, c_int]
     lib.opus_packet_get_samples_per_frame.argtypes = [data, c_int]
     lib.opus_packet_has_lbrr.argtypes = [data, c_int]
     return lib

@@ -1,6 +1,6 @@
 """A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other. Pure.
 
-in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits
+in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits; silence while the client pauses
 out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
 RTCP  reports about both, every 5 s or so; BYE at the end
 """
@@ -42,9 +42,11 @@ class CallAudio:
         wall_offset: float,
         now: float,
         red_payload_type: int | None = None,
+        cn_payload_type: int | None = None,
         keep_warm: bool = False,
     ) -> None:
-        """`red_payload_type`: the client takes RED (RFC 2198) of this format under that number.
+        """`red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
+        2198), and the client comfort noise (RFC 3389).
 
         `keep_warm`: send a little silence whenever the agent says nothing (`Playout.keep_warm`).
         """
@@ -61,7 +63,12 @@ class CallAudio:
             ssrc=ssrc,
             first_sequence=first_sequence,
         )
-        self._receive = ReceiveBuffer(open_decoder(format.codec.value), format.payload_type)
+        self._receive = ReceiveBuffer(
+            open_decoder(format.codec.value),
+            format.payload_type,
+            red_payload_type=red_payload_type,
+            cn_payload_type=cn_payload_type,
+        )
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._keep_warm = keep_warm and listening
         self._early: bytearray | None = bytearray()
@@ -209,7 +216,7 @@ class CallAudio:
         self._send_reports()
 
     def next_deadline(self) -> float | None:
-        """The earliest of the next frame, the next gap to give up and the next report."""
+        """The earliest of the next frame, the next gap, or silence, and the next report."""
         deadline = self._reporter.next_deadline()
         for other in (self._playout.next_deadline(), self._receive.next_deadline()):
             if other is not None and (deadline is None or other < deadline):
