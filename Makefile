@@ -2,7 +2,7 @@
 # make cluster  the same as separate processes: Redis, a relay, two transceivers, signaling, the parrot
 # make check    format, lint, spelling, types, import contracts
 # make test     check, then every test (what .ci/run calls)
-# make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events through the cluster
+# make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events; killed relays
 # make bench-relay  the relay beside a Go relay, a C forwarder and coturn: CPU per packet, latency, memory per flow
 # make clean    remove the virtual environment and the caches
 
@@ -72,13 +72,14 @@ bench: .venv/.dev system-test
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_calls
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_setup
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_events
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_kills
 
 # Anything else that works on this machine meanwhile is in the figures.
 bench-relay: .venv/.run system-bench-relay
 	@$(PY) -m bench.relay.run $(BENCH)
 
 system-test:
-	@bash tests/support/system_packages chromium espeak-ng redis-server nodejs npm
+	@bash tests/support/system_packages chromium espeak-ng iproute2 redis-server nodejs npm
 
 system-cluster:
 	@bash tests/support/system_packages redis-server

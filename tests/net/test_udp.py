@@ -199,7 +199,7 @@ def test_a_full_socket_buffer_drops_the_rest_and_counts(monkeypatch: pytest.Monk
         ctypes.set_errno(errno.EAGAIN)
         return results.pop(0)
 
-    monkeypatch.setattr("voicegate.net.udp._sendmmsg", sendmmsg)
+    monkeypatch.setattr("voicegate.net.mmsg._sendmmsg", sendmmsg)
     batched = open_udp("127.0.0.1", 0)
     assert batched.send_batch([(("127.0.0.1", 9), b"x")] * 5) == 2
     assert batched.statistics() == {"send_full": 3}

@@ -23,9 +23,9 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -124,6 +124,7 @@ class LightCall:
         self.counts: dict[str, int] = {}
         self.closed = ""
         self.last_protected: bytes = b""
+        self.last_check: bytes = b""
         self.reported_lost: int | None = None
         """Packets of ours that the far end missed, by its last reception report."""
         self.speak = True
@@ -373,6 +374,7 @@ class LightCall:
                 tie_breaker=self.tie_breaker,
                 use_candidate=nominate,
             )
+            self.last_check = request
             self._out.append((request, candidate))
             self._count("checks")
         if "ice" in self.times and nominate:
@@ -549,13 +551,14 @@ class Fleet:
         *,
         key: str = "",
         family: socket.AddressFamily = socket.AF_INET,
-        **options: object,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> LightCall:
         """POST an offer and start the call; AssertionError when the answer is not 201. Thread-safe."""
         call, used = self.prepare(frames, family=family, **options)
         offer = call.offer()
         call.times["post"] = time.monotonic()
-        posted = post(url, offer, key=key)
+        posted = post(url, offer, key=key, headers=headers)
         assert posted.status == 201, f"{posted.status}: {posted.body[:300]}"
         self.locations[id(call)] = urllib.parse.urljoin(url, posted.headers.get("location", ""))
         self.start(call, used, posted.body)
@@ -566,15 +569,17 @@ class Fleet:
         frames: Sequence[bytes] = (),
         *,
         family: socket.AddressFamily = socket.AF_INET,
-        **options: object,
+        kind: type[LightCall] | None = None,
+        host: str = "",
+        **options: Any,
     ) -> tuple[LightCall, socket.socket]:
-        """A call and its socket, before any offer was sent."""
+        """A call (of this `kind`) and its socket (on this host), before any offer was sent."""
         used = socket.socket(family, socket.SOCK_DGRAM)
         used.setblocking(False)
-        used.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        used.bind((host or ("::1" if family == socket.AF_INET6 else "127.0.0.1"), 0))
         source = random.Random(self._random.getrandbits(64))
         options.setdefault("local", used.getsockname()[:2])
-        return LightCall(self.certificate, source, frames, **options), used  # type: ignore[arg-type]
+        return (kind or LightCall)(self.certificate, source, frames, **options), used
 
     def start(self, call: LightCall, used: socket.socket, answer: str) -> None:
         def begin() -> None:
@@ -744,8 +749,15 @@ def parse_answer(text: str) -> Answer:
     )
 
 
-def post(url: str, body: str | bytes, *, content_type: str = "application/sdp", key: str = "") -> Posted:
-    return request("POST", url, body, content_type=content_type, key=key)
+def post(
+    url: str,
+    body: str | bytes,
+    *,
+    content_type: str = "application/sdp",
+    key: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Posted:
+    return request("POST", url, body, content_type=content_type, key=key, headers=headers)
 
 
 def request(
@@ -756,16 +768,23 @@ def request(
     content_type: str = "",
     key: str = "",
     timeout: float = 20,
+    headers: Mapping[str, str] | None = None,
+    source: str = "",
 ) -> Posted:
-    """One HTTP request on a connection of its own; every status is an answer, none an exception."""
+    """One HTTP request on a connection of its own (from this address); every status is an answer, none an
+    exception."""
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
-    headers = {"Content-Type": content_type} if content_type else {}
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port, timeout=timeout, source_address=(source, 0) if source else None
+    )
+    sent = dict(headers or {})
+    if content_type:
+        sent["Content-Type"] = content_type
     if key:
-        headers["Authorization"] = f"Bearer {key}"
+        sent["Authorization"] = f"Bearer {key}"
     try:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, path, body.encode() if isinstance(body, str) else body, headers)
+        connection.request(method, path, body.encode() if isinstance(body, str) else body, sent)
         response = connection.getresponse()
         text = response.read().decode(errors="replace")
         return Posted(response.status, {name.lower(): value for name, value in response.getheaders()}, text)

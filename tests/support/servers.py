@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import shlex
@@ -32,7 +33,11 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 """A busy two-core machine imports PyAV and OpenSSL in five processes at once."""
 STOP_SECONDS = 10.0
+FREE_PORTS = (20_000, 32_000)
+"""Below Linux's net.ipv4.ip_local_port_range, and above what services listen on."""
 PROCFILE = ROOT / "Procfile"
+LINK_PORTS = 4
+"""In a row for a relay's workers; a restarted relay has the same ones."""
 
 
 class Metrics(dict[tuple[str, frozenset[tuple[str, str]]], float]):
@@ -57,10 +62,40 @@ class Server:
     """One process."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    environment: dict[str, str]
     log: Path
     ops: str = ""
     """Base URL with /healthz, /readyz and /metrics; empty when it has none."""
+    killed: bool = False
+    """By the test, so that its end is nobody's fault."""
+    own_group: bool = False
+    """It leads a process group, so that a test can signal all of it as a terminal does."""
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start its process, at first or once more, with the same configuration; its log goes on."""
+        self.killed = False
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=self.own_group,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL to the process and all below it, at once."""
+        self.killed = True
+        for pid in with_children(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
     def lines(self) -> list[dict[str, object]]:
         """Its structured log lines."""
@@ -81,6 +116,8 @@ class Gate:
     media: tuple[str, ...]
     """The relay's public UDP addresses."""
     servers: dict[str, Server] = field(default_factory=dict)
+    redis_port: int = 0
+    """Where a cluster's Redis listens."""
 
     @property
     def calls_url(self) -> str:
@@ -117,13 +154,14 @@ class Gate:
     def stop(self) -> None:
         """SIGTERM to all, from the front to the back; AssertionError when one does not end cleanly."""
         problems = []
-        for server in reversed(self.servers.values()):
+        running = [server for server in reversed(self.servers.values()) if not server.killed]
+        for server in running:
             if server.process.poll() is None:
                 server.process.send_signal(signal.SIGTERM)
             else:
                 problems.append(f"{server.name} had ended with {server.process.returncode}")
         deadline = time.monotonic() + STOP_SECONDS
-        for server in reversed(self.servers.values()):
+        for server in running:
             try:
                 code = server.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -147,10 +185,24 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str, *, ev
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago; for UDP on both loopback addresses."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and that the kernel gives to nobody who asks for any: clients open thousands."""
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
+            port = random.randrange(*FREE_PORTS)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                return port
+
+
+def free_ports(count: int) -> int:
+    """The first of so many UDP ports in a row that were free a moment ago."""
+    while True:
+        first = free_port(socket.SOCK_DGRAM)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            for port in range(first, first + count):
+                probe = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                probe.bind(("127.0.0.1", port))
+            return first
 
 
 @contextlib.contextmanager
@@ -182,9 +234,9 @@ def one_process(
         **settings,
     }
     gate = Gate(f"http://{web}", tuple(addresses))
-    with _running(gate, check_end=check_end):
-        gate.servers["voicegate"] = _spawn(
-            "voicegate", [_script("voicegate")], directory, environment, ops=gate.url
+    with running(gate, check_end=check_end):
+        gate.servers["voicegate"] = spawn(
+            "voicegate", [script("voicegate")], directory, environment, ops=gate.url
         )
         _wait_ready(gate)
         yield gate
@@ -207,7 +259,7 @@ def cluster(
         "registry_snapshot": str(directory / "registry-snapshot"),
         "agent_url": f"ws://127.0.0.1:{parrot_port}/v1/realtime",
         "relay_listen": media,
-        "relay_link_listen": "127.0.0.1:0",
+        "relay_link_listen": f"127.0.0.1:{free_ports(LINK_PORTS)}",
         "relay_ops_listen": relay_ops,
         "signaling_listen": web,
         "signaling_advertise": advertise or media,
@@ -215,10 +267,10 @@ def cluster(
         "keys_secrets": f"0:{secrets.token_hex(24)}",
         **settings,
     }
-    gate = Gate(f"http://{web}", (media,))
-    with _running(gate, check_end=check_end):
+    gate = Gate(f"http://{web}", (media,), redis_port=redis_port)
+    with running(gate, check_end=check_end):
         for name, command in _procfile():
-            own = dict(shared)
+            own = shared | {"registry_snapshot": str(directory / f"{name}.snapshot")}
             ops = ""
             if "redis-server" in command:
                 command = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1"]
@@ -232,7 +284,7 @@ def cluster(
                 ops = f"http://{relay_ops}"
             elif "signaling" in command:
                 ops = gate.url
-            gate.servers[name] = _spawn(name, command, directory, own, ops=ops)
+            gate.servers[name] = spawn(name, command, directory, own, ops=ops)
             if "redis-server" in command:
                 wait_until(lambda: _listening(redis_port), START_SECONDS, "Redis")
         _wait_ready(gate)
@@ -284,7 +336,7 @@ def rss_bytes(pids: list[int]) -> int:
 
 
 @contextlib.contextmanager
-def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
+def running(gate: Gate, *, check_end: bool) -> Iterator[None]:
     """Stop whatever was started, also when the start or the test fails."""
     try:
         yield
@@ -300,20 +352,14 @@ def _running(gate: Gate, *, check_end: bool) -> Iterator[None]:
             raise
 
 
-def _spawn(
-    name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str
-) -> Server:
+def spawn(name: str, command: list[str], directory: Path, settings: Mapping[str, str], *, ops: str) -> Server:
+    """Start a process with these settings in its environment, as `relay_listen`, and nothing of ours."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VOICEGATE_")}
     environment |= {f"VOICEGATE_{key.upper()}": value for key, value in settings.items()}
     environment["VOICEGATE_LOG_FORMAT"] = "json"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    log = directory / f"{name}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-        )
-    return Server(name, process, log, ops)
+    return Server(name, command, environment, directory / f"{name}.log", ops)
 
 
 def _wait_ready(gate: Gate) -> None:
@@ -341,7 +387,7 @@ def _procfile() -> list[tuple[str, list[str]]]:
             command = shlex.split(text)
             if command[0] == "exec":
                 command = command[1:]
-            command[0] = {"voicegate": _script("voicegate"), "python": sys.executable}.get(
+            command[0] = {"voicegate": script("voicegate"), "python": sys.executable}.get(
                 command[0], command[0]
             )
             entries.append((name.strip(), command))
@@ -355,7 +401,8 @@ def _with_option(command: list[str], option: str, value: str) -> list[str]:
     return [*command, option, value]
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """The path of a program of this environment."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found, f"{name} is not installed beside {sys.executable}"

@@ -9,8 +9,11 @@ and it is reported once as `Validated`. Which of them media uses is the call's d
 
 A valid check proves that its sender holds the password, not that it sits at the address the datagram claims.
 The owner of the call must not move media there on a check alone. Nor does it prove that it was made now: the
-last transaction ids are kept, and `receive_datagram` says of a check whether it was seen before. It is
-answered all the same, for a client may repeat one (RFC 8489 section 6.2.1), but proves no life. Who recorded
+last transaction ids are kept with the address each came from, and `receive_datagram` says of a check whether
+it was seen before. It is answered all the same, for a client may repeat one (RFC 8489 section 6.2.1), but
+proves no life. Repeated from an address that sent no check of its own it is somebody's who saw it go by, and
+is not answered: a relay refuses most of these, but only the call sees what came by all relays and workers.
+(From one that did it is answered, or who overtakes a client's checks would spoil them.) Who recorded
 more than MAX_TRANSACTIONS checks ago can still show an old one as new: until the client's next packet.
 
 Nothing that is not a valid check is answered, so a stranger learns nothing and nothing can be reflected. The
@@ -105,8 +108,8 @@ class IceLite:
         """Client addresses with the time of their last valid check, at most `MAX_ADDRESSES`. A live view."""
         self._selected: ClientAddress | None = None
         self._nominated: ClientAddress | None = None
-        self._transactions: dict[bytes, None] = {}
-        """The ids of the last valid checks, oldest first."""
+        self._transactions: dict[bytes, ClientAddress] = {}
+        """The ids of the last valid checks, oldest first, and where each came from first."""
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[Validated | Nominated] = deque()
         self._dropped: Counter[str] = Counter()
@@ -128,7 +131,7 @@ class IceLite:
     def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> bool:
         """Take a datagram that looks like STUN; False when this check was seen before. Raises `BadPacket`
         (counted here) when it is not a valid check of this call: besides the reasons of `stun`,
-        `ice_username` and `ice_integrity`."""
+        `ice_username`, `ice_integrity` and `ice_replay`."""
         try:
             request = parse_binding_request_untrusted(data)
         except BadPacket as error:
@@ -140,7 +143,7 @@ class IceLite:
         if not verify_integrity(data, request.integrity_offset, self._password):
             self._drop("ice_integrity")
         transaction_id = request.transaction_id
-        new = self._is_new(transaction_id)
+        new = self._is_new(transaction_id, client)
         if request.unknown_required:  # RFC 8489 section 6.3.1
             self._refuse(client, transaction_id, ErrorCode.UNKNOWN_ATTRIBUTE, request.unknown_required)
             return new
@@ -169,12 +172,15 @@ class IceLite:
             self._answered, self._refused, self._evicted, self._overflowed, MappingProxyType(self._dropped)
         )
 
-    def _is_new(self, transaction_id: bytes) -> bool:
-        if transaction_id in self._transactions:
+    def _is_new(self, transaction_id: bytes, client: ClientAddress) -> bool:
+        first = self._transactions.get(transaction_id)
+        if first is not None:
+            if first != client and client not in self._validated:
+                self._drop("ice_replay")
             return False
         if len(self._transactions) >= MAX_TRANSACTIONS:
             del self._transactions[next(iter(self._transactions))]
-        self._transactions[transaction_id] = None
+        self._transactions[transaction_id] = client
         return True
 
     def _note(self, client: ClientAddress, now: float) -> None:

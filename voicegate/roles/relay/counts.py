@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from voicegate.net.udp import BATCH
-
 LATENCY_BUCKETS = (*(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),)
 """Seconds: from what one system call takes to what a jitter buffer cannot hide."""
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -71,11 +69,12 @@ class PlaneCounts:
 
     __slots__ = ("batch", "bundle", "totals", "waited")
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        """`batch`: datagrams that one receiving call takes at most."""
         self.totals = dict.fromkeys(HELP, 0)
-        self.batch = Sizes(BATCH)
+        self.batch = Sizes(batch)
         """Datagrams per receiving call, of all sockets."""
-        self.bundle = Sizes(BATCH)
+        self.bundle = Sizes(batch)
         """Client packets per link datagram that was sent."""
         self.waited = Histogram(LATENCY_BUCKETS)
         """From a packet's arrival in the kernel to its leaving, for the one of each batch that waited

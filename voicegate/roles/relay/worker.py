@@ -147,6 +147,8 @@ class Worker:
             yield Sample("flows", "gauge", "Flows by state.", {"state": state}, flows)
         help = "Transceivers that can get calls."
         yield Sample("transceivers", "gauge", help, {}, core.routes.listed())
+        for name, number in self._registry.statistics().items():
+            yield Sample(f"registry_{name}", "gauge", "The registry as this worker sees it.", {}, number)
         for name, help, histogram in (
             ("batch_packets", "Datagrams per receiving call.", counts.batch),
             ("bundle_packets", "Client packets per link datagram.", counts.bundle),
