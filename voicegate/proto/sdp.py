@@ -5,7 +5,8 @@ Theory of operation. `parse_offer_untrusted` works in three passes, each of whic
 1. **Grammar** (`sdp_lines`): a session block and one block per `m=` line. What is not SDP, or larger than a
    limit, is `BadOffer` with status 400.
 2. **Choice.** The first audio section that can be answered is the call's; the best codec in it that we have
-   is the call's codec. The answer names only that one, so a client has nothing to switch to.
+   is the call's codec. The answer names only that one, so a client has nothing to switch to, and what goes
+   with it: RED, comfort noise, telephone events.
 3. **Transport.** ICE credentials, certificate fingerprints and the DTLS role of that section, which may stand
    in the section, in the one that heads its BUNDLE group, or at session level.
 
@@ -17,6 +18,7 @@ are not interpreted at all, so nothing wrong in them can hurt. Messages never re
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -83,6 +85,12 @@ class Audio:
     """Which of `Offer.sections`."""
     mid: str | None
     format: AudioFormat
+    red_payload_type: int | None
+    """RED over that format (RFC 2198), which goes first where it was offered."""
+    cn_payload_type: int | None
+    """Comfort noise (RFC 3389)."""
+    telephone_events: Mapping[int, int]
+    """RFC 4733: the clock rate of each payload type."""
     direction: Direction
     """The client's: RECVONLY means that it sends nothing."""
     extensions: tuple[tuple[int, str], ...]
@@ -197,7 +205,8 @@ _SHAPES = {
     ("pcmu", 8_000, 1): Codec.PCMU,
     ("pcma", 8_000, 1): Codec.PCMA,
 }
-_STATIC = {0: (Codec.PCMU, 8_000, 1), 8: (Codec.PCMA, 8_000, 1)}  # RFC 3551 section 6: no rtpmap needed
+# RFC 3551 section 6: no rtpmap needed
+_STATIC = {0: ("pcmu", 8_000, 1), 8: ("pcma", 8_000, 1), 13: ("cn", 8_000, 1)}
 _MUX_CONFLICT = range(64, 96)  # RFC 5761 section 4: these payload types look like RTCP
 _LAST_ONE_BYTE_ID = 14  # RFC 8285 section 4.2
 
@@ -235,12 +244,16 @@ def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
             "a=rtcp-mux",
         )
     extensions = _extensions(block, session)
-    format = _best_format(section, block)
+    named = _named_formats(section, block)
+    format = _best_format(named)
     feedback = _rtcp_feedback(block, format.payload_type)
     return Audio(
         index=index,
         mid=section.mid,
         format=format,
+        red_payload_type=_redundancy(named, block, format),
+        cn_payload_type=_comfort_noise(named, format),
+        telephone_events=_telephone_events(named, format),
         direction=_direction(block) or _direction(session) or Direction.SENDRECV,
         extensions=extensions,
         audio_level_id=_extension_id(extensions, AUDIO_LEVEL_URI),
@@ -253,27 +266,56 @@ def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
     )
 
 
-def _best_format(section: Section, block: Block) -> AudioFormat:
-    offered = {number(text, 127, "m=audio"): None for text in section.formats}  # in order, each once
-    named: dict[int, tuple[Codec, int, int] | None] = dict(_STATIC)
+def _named_formats(section: Section, block: Block) -> dict[int, tuple[str, int, int]]:
+    """Name in lower case, clock rate and channels of each usable payload type, in the order offered."""
+    named = dict(_STATIC)
     for value in block.all("rtpmap"):
         match = _RTPMAP.fullmatch(value)
         if match is None:
             raise malformed("An a=rtpmap is not <payload type> <name>/<clock>[/<channels>].", "a=rtpmap")
-        shape = (match[2].lower(), int(match[3]), int(match[4] or 1))
-        codec = _SHAPES.get(shape)
-        named[int(match[1])] = None if codec is None else (codec, *shape[1:])
+        named[int(match[1])] = (match[2].lower(), int(match[3]), int(match[4] or 1))
+    offered = {number(text, 127, "m=audio"): None for text in section.formats}  # each once
+    return {each: named[each] for each in offered if each in named and each not in _MUX_CONFLICT}
+
+
+def _best_format(named: dict[int, tuple[str, int, int]]) -> AudioFormat:
     found: dict[Codec, AudioFormat] = {}
-    for payload_type in offered:
-        known = named.get(payload_type)
-        if known is not None and payload_type not in _MUX_CONFLICT:
-            found.setdefault(known[0], AudioFormat(payload_type, *known))
+    for payload_type, shape in named.items():
+        codec = _SHAPES.get(shape)
+        if codec is not None:
+            found.setdefault(codec, AudioFormat(payload_type, codec, *shape[1:]))
     for codec in Codec:
         if codec in found:
             return found[codec]
     raise unanswerable(
         "no_usable_codec", "The audio section offers none of opus/48000/2, PCMU/8000, PCMA/8000.", "a=rtpmap"
     )
+
+
+def _redundancy(named: dict[int, tuple[str, int, int]], block: Block, format: AudioFormat) -> int | None:
+    """RED that carries nothing but the call's Opus, `a=fmtp:63 111/111` (RFC 2198 section 5)."""
+    if format.codec is not Codec.OPUS:
+        return None
+    for payload_type, shape in named.items():
+        if shape == ("red", format.clock_rate, format.channels):
+            for value in block.all("fmtp"):
+                which, _, primary = value.partition(" ")
+                if which == str(payload_type) and set(primary.split("/")) == {str(format.payload_type)}:
+                    return payload_type
+    return None
+
+
+def _comfort_noise(named: dict[int, tuple[str, int, int]], format: AudioFormat) -> int | None:
+    """RFC 3389, for the codecs that have no discontinuous transmission of their own."""
+    if format.codec is Codec.OPUS:
+        return None
+    return next((each for each, shape in named.items() if shape == ("cn", format.clock_rate, 1)), None)
+
+
+def _telephone_events(named: dict[int, tuple[str, int, int]], format: AudioFormat) -> dict[int, int]:
+    """Those on the audio's clock (RFC 4733 section 2.1); where none is, any: Firefox has only 8000 Hz."""
+    offered = {each: clock for each, (name, clock, _) in named.items() if name == "telephone-event"}
+    return {each: clock for each, clock in offered.items() if clock == format.clock_rate} or offered
 
 
 def _extensions(block: Block, session: Block) -> tuple[tuple[int, str], ...]:

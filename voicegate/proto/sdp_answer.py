@@ -93,7 +93,7 @@ def _accepted_audio(offer: Offer, section: Section, parameters: AnswerParameters
     direction = _MIRRORED[audio.direction]
     port, connection = _default(parameters.candidates)
     lines = [
-        f"m=audio {port} {section.protocol} {audio.format.payload_type}",
+        f"m=audio {port} {section.protocol} {' '.join(map(str, _payload_types(audio)))}",
         connection,
         *_transport(offer, section, parameters),
         f"a=fingerprint:{parameters.fingerprint}",
@@ -184,14 +184,27 @@ def _candidates(addresses: Sequence[str]) -> list[str]:
     return lines
 
 
+def _payload_types(audio: Audio) -> list[int]:
+    """RED before what it carries: a client sends the first (RFC 3264 section 6.1)."""
+    accepted = (audio.red_payload_type, audio.format.payload_type, audio.cn_payload_type)
+    return [*(each for each in accepted if each is not None), *audio.telephone_events]
+
+
 def _format(audio: Audio) -> list[str]:
     chosen = audio.format
+    lines = []
     channels = f"/{chosen.channels}" if chosen.channels != 1 else ""
-    lines = [f"a=rtpmap:{chosen.payload_type} {chosen.codec.value}/{chosen.clock_rate}{channels}"]
+    if audio.red_payload_type is not None:
+        lines.append(f"a=rtpmap:{audio.red_payload_type} red/{chosen.clock_rate}{channels}")
+        lines.append(f"a=fmtp:{audio.red_payload_type} {chosen.payload_type}/{chosen.payload_type}")
+    lines.append(f"a=rtpmap:{chosen.payload_type} {chosen.codec.value}/{chosen.clock_rate}{channels}")
     if chosen.codec is Codec.OPUS:
         lines.append(f"a=fmtp:{chosen.payload_type} {_OPUS_PARAMETERS}")
     if audio.transport_cc_id is not None:
         lines.append(f"a=rtcp-fb:{chosen.payload_type} transport-cc")
     if audio.nack:
         lines.append(f"a=rtcp-fb:{chosen.payload_type} nack")
+    if audio.cn_payload_type is not None:
+        lines.append(f"a=rtpmap:{audio.cn_payload_type} CN/{chosen.clock_rate}")
+    lines += [f"a=rtpmap:{each} telephone-event/{clock}" for each, clock in audio.telephone_events.items()]
     return lines
