@@ -109,7 +109,8 @@ def make_call(
         random=random,
         wall_offset=wall_offset,
         now=now,
-        red_payload_type=getattr(offer.audio, "red_payload_type", None),
+        red_payload_type=offer.audio.red_payload_type,
+        cn_payload_type=offer.audio.cn_payload_type,
         keep_warm=wishes.keep_warm,
     )
     channel = None
