@@ -47,7 +47,7 @@ from voicegate.agents.realtime import (
     SpeechStopped,
     check_settings,
 )
-from voicegate.agents.websocket import _text_frame
+from voicegate.agents.frames import text_frame
 from voicegate.config import AgentConfig, ConfigError, LogConfig
 from voicegate.proto import realtime
 from voicegate.proto.realtime import BYTES_PER_MS
@@ -900,7 +900,7 @@ async def test_settings_that_can() -> None:
 @given(text=st.text(max_size=300) | st.integers(0, 70_000).map(lambda n: "x" * n))
 async def test_our_frames_are_what_wsproto_reads(text: str) -> None:
     server = Connection(ConnectionType.SERVER)
-    server.receive_data(_text_frame(text.encode()))
+    server.receive_data(text_frame(text.encode()))
     events = list(server.events())
     assert all(isinstance(event, TextMessage) for event in events)
     assert "".join(event.data for event in events) == text  # type: ignore[attr-defined]

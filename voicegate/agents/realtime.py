@@ -25,6 +25,7 @@ import msgspec
 import trio
 
 from voicegate import __version__
+from voicegate.agents.readers import Readers
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.config import AgentConfig, ConfigError
 from voicegate.logs import get_logger
@@ -115,6 +116,7 @@ class RealtimeAgent:
     """A call's agent over its Realtime WebSocket. One Trio thread; `run` once.
 
     `on_event` is called in the reader's turn, in order; what it raises ends `run`.
+    With `readers`, a ready agent is read in the turns of whoever calls `readers.read`, and no task wakes.
     `model` goes before the one configured; `session` goes over `settings.session`.
     Raises ConfigError when the settings cannot be used.
     """
@@ -128,12 +130,14 @@ class RealtimeAgent:
         model: str = "",
         session: Mapping[str, Any] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        readers: Readers | None = None,
     ) -> None:
         self._settings = settings
         self._url = _address(settings.url, model or settings.model)
         self._headers = _headers(settings)
         self._session = realtime.session_settings(configured_session(settings), session or {})
         self._tls = ssl_context
+        self._readers = readers
         self._on_event = on_event
         self._log = get_logger(__name__).bind(call=call_id)
         self._scope = trio.CancelScope()
@@ -245,16 +249,32 @@ class RealtimeAgent:
             self._log.warning("agent did not confirm the session's settings", seconds=CONFIGURE_SECONDS)
             self._become_ready(configured=False)
         task_status.started()
+        if self._readers is not None:
+            while self._inbox or wire.unread:
+                await self._receive(wire)
+            await self._readers.read_until_failure(wire, self._read)
         while True:
             await self._receive(wire)
 
     async def _receive(self, wire: WebSocket) -> None:
         """One turn of bounded work, in order. What is left waits in `_inbox`, also over a cancellation."""
-        inbox = self._inbox
-        if inbox:
+        if self._inbox:
             await trio.lowlevel.checkpoint()
         else:
-            inbox.extend(await wire.receive())
+            self._inbox.extend(await wire.receive())
+        self._hand_on(wire)
+
+    def _read(self) -> bool:
+        """The same without waiting; whether there is more in `_inbox`."""
+        wire = self._wire
+        assert wire is not None, "read once ready"
+        if not self._inbox:
+            self._inbox.extend(wire.receive_nowait())
+        self._hand_on(wire)
+        return bool(self._inbox)
+
+    def _hand_on(self, wire: WebSocket) -> None:
+        inbox = self._inbox
         events = size = 0
         while inbox and events < TURN_EVENTS and size < TURN_BYTES:
             item = inbox.popleft()

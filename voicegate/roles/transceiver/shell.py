@@ -27,6 +27,7 @@ from voicegate.agents.realtime import (
     check_settings,
     configured_session,
 )
+from voicegate.agents.readers import Readers
 from voicegate.config import Config, ConfigError
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
@@ -189,6 +190,9 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
+        self._readers = Readers(socket)
+        self._turning = False
+        """In a turn, at whose end everything is taken at once."""
         self._timer = trio.CancelScope()
         self._empty = trio.Event()
         """Set when the last call has ended after draining began."""
@@ -242,6 +246,7 @@ class Worker:
             model=request.model,
             session=session,
             on_event=lambda event: self._agent_event(call_id, event),
+            readers=self._readers,
         )
         scope = trio.CancelScope()
         self._sessions[call_id] = _Session(agent, scope)
@@ -274,18 +279,25 @@ class Worker:
         once per `TURN_SECONDS` instead: one waking serves all calls, and it is waking that costs.
         """
         while True:
+            begun = trio.current_time()
             if len(self._core) < CALLS_FOR_TURNS or not self._turn():
-                self._timer = trio.CancelScope(deadline=self._next_deadline())
-                with self._timer:
-                    await trio.lowlevel.wait_readable(self._socket.sock)
+                if not self._readers.unfinished:
+                    self._timer = trio.CancelScope(deadline=self._next_deadline())
+                    with self._timer:
+                        await trio.lowlevel.wait_readable(self._readers.fileno())
+                    begun = trio.current_time()
                 self._turn()
             if len(self._core) >= CALLS_FOR_TURNS:
-                await trio.sleep(TURN_SECONDS)
+                await trio.sleep_until(begun + TURN_SECONDS)
+            else:
+                await trio.lowlevel.checkpoint()
 
     def _turn(self) -> bool:
         """One turn; False when there was nothing to do."""
-        # 1. What is due: frames and reports that a person hears.
+        self._turning = True
         now = trio.current_time()
+        until = now + MAX_TURN_SECONDS
+        # 1. What is due: frames and reports that a person hears.
         worked = self._next_deadline() <= now
         if worked:
             self._core.handle_timeout(now)
@@ -295,9 +307,12 @@ class Worker:
             for address, datagram in batch:
                 self._core.receive_datagram(datagram, _relay_name(address), now)
             worked = worked or bool(batch)
-            if len(batch) < udp.BATCH or trio.current_time() > now + MAX_TURN_SECONDS:
+            if len(batch) < udp.BATCH or trio.current_time() > until:
                 break
-        # 3. What follows from it.
+        # 3. What the agents said.
+        worked = self._readers.read(until) or worked
+        # 4. What follows from it.
+        self._turning = False
         if worked:
             self._pump()
         return worked
@@ -374,7 +389,8 @@ class Worker:
             self._core.agent_ready(call_id, event.configured, now)
         else:
             self._core.receive_agent_event(call_id, event, now)
-        self._pump()
+        if not self._turning:
+            self._pump()
 
     def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
         known = self._core.close(call_id, trio.current_time(), reason, detail)
