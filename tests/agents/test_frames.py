@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
@@ -20,7 +22,7 @@ def read(wire: bytes, cuts: list[int]) -> list[str]:
     reader, parser = FrameReader(), Connection(ConnectionType.CLIENT)
     messages, partial = [], ""
     places = sorted({0, len(wire), *(cut % (len(wire) + 1) for cut in cuts)})
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in pairwise(places):
         for part in reader.split_untrusted(wire[start:stop]):
             if isinstance(part, str):
                 assert not partial, "a whole message inside a fragmented one"
@@ -54,7 +56,7 @@ def test_messages_survive_any_cutting(said: list[tuple[str, bool]], cuts: list[i
 def test_noise_raises_nothing_and_keeps_little(noise: bytes, cuts: list[int]) -> None:
     reader = FrameReader()
     places = sorted({0, len(noise), *(cut % (len(noise) + 1) for cut in cuts)})
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in pairwise(places):
         reader.split_untrusted(noise[start:stop])
     assert len(reader._tail) <= MAX_WAITED
 

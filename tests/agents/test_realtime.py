@@ -30,6 +30,7 @@ from wsproto.events import TextMessage
 from tests.support import speech
 from voicegate import logs
 from voicegate.agents import realtime as client_module
+from voicegate.agents.frames import text_frame
 from voicegate.agents.parrot.server import serve_parrot
 from voicegate.agents.realtime import (
     MAX_BAD_EVENTS,
@@ -47,7 +48,6 @@ from voicegate.agents.realtime import (
     SpeechStopped,
     check_settings,
 )
-from voicegate.agents.frames import text_frame
 from voicegate.config import AgentConfig, ConfigError, LogConfig
 from voicegate.proto import realtime
 from voicegate.proto.realtime import BYTES_PER_MS

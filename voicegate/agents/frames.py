@@ -1,6 +1,6 @@
-"""WebSocket frames (RFC 6455 section 5) at the price of a media path: the common text frame, and no other. Pure.
+"""WebSocket frames (RFC 6455 section 5) at the price of a media path: the common text frame, no other. Pure.
 
-An agent's deltas are whole, unmasked text frames of ASCII. Those are cut out here, at a twentieth of what a
+An agent's deltas are whole, unmasked text frames of ASCII. Those are cut out here, for a fraction of what a
 general parser takes; all else, from a ping to a fragmented message, goes to that parser as it came and in its
 place, so that the rules of the protocol are kept in one place.
 """
@@ -11,8 +11,8 @@ import os
 from typing import Final
 
 MAX_WAITED: Final = 131_072
-"""A frame that has not come whole is waited for up to this size, two reads of the socket; a longer one goes to
-the parser as it comes, for putting it together here would copy it at each read."""
+"""A frame that has not come whole is waited for up to this size, two reads of the socket; a longer one goes
+to the parser as it comes, for putting it together here would copy it at each read."""
 
 _TEXT: Final = 0x81
 """FIN and opcode 1, no reserved bit."""

@@ -1,12 +1,12 @@
 """The sockets of all agents of a worker, read in its turns instead of by a task for each.
 
 What a delta costs is mostly the waking of a task for it. A call's task goes to sleep here when its agent is
-ready; from then on whoever takes turns asks one epoll for all of them and reads those that have something.
+ready; from then on whoever takes turns asks one selector for all of them and reads those that have something.
 """
 
 from __future__ import annotations
 
-import select
+import selectors
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,28 +20,28 @@ class Readable(Protocol):
 class _Reader:
     """One socket: what reads it, and how it ended."""
 
-    __slots__ = ("ended", "failure", "read")
+    __slots__ = ("ended", "failure", "over", "read")
 
     def __init__(self, read: Callable[[], bool]) -> None:
         self.read = read
         self.failure: Exception | None = None
+        self.over = False
         self.ended = trio.Event()
 
 
 class Readers:
-    """`fileno` is readable when some socket is: wait for it, then `read`. One Trio thread; Linux."""
+    """`fileno` is readable when some socket is: wait for it, then `read`. One Trio thread."""
 
     def __init__(self, *others: Readable) -> None:
         """`others`: sockets that make `fileno` readable as well, and are read by whoever waits for it."""
-        self._epoll = select.epoll()
+        self._selector = selectors.DefaultSelector()
         for other in others:
-            self._epoll.register(other.fileno(), select.EPOLLIN)
-        self._readers: dict[int, _Reader] = {}
-        self._unfinished: dict[int, None] = {}
+            self._selector.register(other, selectors.EVENT_READ)
+        self._unfinished: dict[_Reader, None] = {}
         """Those that have more than one turn of work."""
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        return self._selector.fileno()
 
     @property
     def unfinished(self) -> bool:
@@ -55,44 +55,39 @@ class Readers:
         """
         reader = _Reader(read)
         descriptor = socket.fileno()
-        self._readers[descriptor] = reader
-        self._epoll.register(descriptor, select.EPOLLIN)
+        self._selector.register(descriptor, selectors.EVENT_READ, reader)
         try:
             await reader.ended.wait()
         finally:
-            if self._readers.get(descriptor) is reader:
-                self._remove(descriptor)
+            reader.over = True
+            self._unfinished.pop(reader, None)
+            self._selector.unregister(descriptor)
         assert reader.failure is not None, "nothing else ends it"
         raise reader.failure
 
     def read(self, until: float) -> bool:
         """Read what is there, one turn of bounded work for each; none is begun after `until`. False when
         there was nothing."""
-        ready: dict[int, int | None] = dict.fromkeys(self._unfinished)
-        ready.update(self._epoll.poll(0))
-        worked = False
-        for descriptor in ready:
-            reader = self._readers.get(descriptor)
-            if reader is None:
-                continue  # one of the others, or removed by what another one brought
-            worked = True
-            self._unfinished.pop(descriptor, None)
+        ready = self._unfinished
+        self._unfinished = {}
+        for key, _ in self._selector.select(0):
+            if key.data is not None:
+                ready[key.data] = None
+        worked = bool(ready)
+        for reader in ready:
+            if reader.over:
+                continue
+            if trio.current_time() > until:
+                self._unfinished[reader] = None
+                continue
             try:
                 if reader.read():
-                    self._unfinished[descriptor] = None
+                    self._unfinished[reader] = None
             except Exception as failure:  # of one call, whose task raises it; the others are read on
                 reader.failure = failure
+                reader.over = True
                 reader.ended.set()
-                if self._readers.get(descriptor) is reader:
-                    self._remove(descriptor)
-            if trio.current_time() > until:
-                break
         return worked
 
     def close(self) -> None:
-        self._epoll.close()
-
-    def _remove(self, descriptor: int) -> None:
-        del self._readers[descriptor]
-        self._unfinished.pop(descriptor, None)
-        self._epoll.unregister(descriptor)
+        self._selector.close()

@@ -266,14 +266,14 @@ class WebSocket:
     def _feed_frames(self, data: bytes, messages: list[str | bytes]) -> None:
         for part in self._frames.split_untrusted(data):
             if isinstance(part, memoryview):
-                self._feed(part, messages)
+                self._feed(bytes(part), messages)
             elif self._ending is None:  # RFC 6455 5.5.1: nothing is said after a close frame
                 if len(part) <= self._max_message:
                     messages.append(part)
                 else:
                     self.oversized += 1
 
-    def _feed(self, data: bytes | memoryview, messages: list[str | bytes]) -> None:
+    def _feed(self, data: bytes, messages: list[str | bytes]) -> None:
         try:
             self._ws.receive_data(data)
             for event in self._ws.events():

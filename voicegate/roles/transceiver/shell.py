@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from voicegate import logs, metrics
+from voicegate.agents.readers import Readers
 from voicegate.agents.realtime import (
     AgentEvent,
     AgentLost,
@@ -27,7 +28,6 @@ from voicegate.agents.realtime import (
     check_settings,
     configured_session,
 )
-from voicegate.agents.readers import Readers
 from voicegate.config import Config, ConfigError
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
@@ -48,6 +48,7 @@ from voicegate.roles.transceiver.control import (
     sockets,
 )
 from voicegate.roles.transceiver.core import Overloaded, TransceiverCore
+from voicegate.roles.transceiver.garbage import Garbage
 from voicegate.roles.transceiver.sidebands import Sidebands
 
 logger = logs.get_logger(__name__)
@@ -61,7 +62,7 @@ MAX_BATCHES = 8
 MAX_TURN_SECONDS = 0.015
 """And none is begun after this long: packets full of small events cost twenty times as much as sound."""
 
-TURN_SECONDS = 0.003
+TURN_SECONDS = 0.002
 """The time between two turns under load: a packet waits half of it on average, and a frame leaves that much
 off its 20-ms grid. A jitter buffer does not see it."""
 
@@ -107,6 +108,7 @@ async def run(
         nonlocal worker
         with (
             closing(_open_link(config)) as socket,
+            closing(Readers(socket)) as readers,
             trio.CancelScope() as scope,
         ):
             async with trio.open_nursery() as nursery:
@@ -125,7 +127,7 @@ async def run(
                         capacity=settings.max_calls,
                     )
                 )
-                worker = Worker(config, context, record, socket, nursery)
+                worker = Worker(config, context, record, socket, readers, nursery)
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()
@@ -170,6 +172,7 @@ class Worker:
         context: RoleContext,
         record: TransceiverRecord,
         socket: udp.UdpSocket,
+        readers: Readers,
         nursery: trio.Nursery,
     ) -> None:
         settings = config.transceiver
@@ -190,7 +193,7 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
-        self._readers = Readers(socket)
+        self._readers = readers
         self._turning = False
         """In a turn, at whose end everything is taken at once."""
         self._timer = trio.CancelScope()
@@ -205,6 +208,7 @@ class Worker:
         """Start the tasks of this worker in its nursery."""
         for task in (self._run_turns, self._publish):
             self._nursery.start_soon(task)
+        self._garbage = Garbage()
         self._forget_metrics = metrics.expose(self.samples)
         self._logger.info("transceiver ready", link=self._record.link, control=self._record.control)
 
@@ -221,6 +225,7 @@ class Worker:
                 await self._empty.wait()
         await self._registry.withdraw()
         self._forget_metrics()
+        self._garbage.close()
 
     # What the control API asks
 
@@ -309,6 +314,7 @@ class Worker:
             worked = worked or bool(batch)
             if len(batch) < udp.BATCH or trio.current_time() > until:
                 break
+        self._send_upstream()
         # 3. What the agents said.
         worked = self._readers.read(until) or worked
         # 4. What follows from it.
@@ -328,12 +334,7 @@ class Worker:
         if transmits := core.poll_transmits(trio.current_time()):
             self._socket.send_batch([(_relay_address(relay), datagram) for relay, datagram in transmits])
         # 2. What is for agents and sidebands.
-        while (item := core.poll_upstream()) is not None:
-            if (session := self._sessions.get(item.call_id)) is not None:
-                if item.is_audio:
-                    session.agent.send_audio_nowait(item.data)
-                else:
-                    session.agent.send_event_nowait(item.data)
+        self._send_upstream()
         while (addressed := core.poll_sideband()) is not None:
             self._sidebands.deliver(*addressed)
         # 3. What became of calls.
@@ -345,6 +346,15 @@ class Worker:
         deadline = self._next_deadline()
         if self._timer.deadline != deadline:
             self._timer.deadline = deadline
+
+    def _send_upstream(self) -> None:
+        core, sessions = self._core, self._sessions
+        while (item := core.poll_upstream()) is not None:
+            if (session := sessions.get(item.call_id)) is not None:
+                if item.is_audio:
+                    session.agent.send_audio_nowait(item.data)
+                else:
+                    session.agent.send_event_nowait(item.data)
 
     # Calls and their agents
 
@@ -360,6 +370,7 @@ class Worker:
             case Ended(reason, detail):
                 facts = {"detail": detail} if detail else {}
                 log.info("call ended", reason=reason.value, **facts, calls=len(self._core))
+                self._garbage.call_ended()
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
@@ -404,6 +415,7 @@ class Worker:
         while True:
             self._core.wall_offset = time.time() - trio.current_time()
             self._announce(draining=self._record.draining or self._registry.lost.is_set())
+            self._garbage.look(len(self._core))
             await trio.sleep(PUBLISH_SECONDS)
 
     def _announce(self, *, draining: bool) -> None:
