@@ -1,6 +1,6 @@
 """The Realtime client: one agent for one call.
 
-    agent = RealtimeAgent(config.agent, call_id, on_event=call.on_agent_event)
+    agent = RealtimeAgent(config.agent, call_id, on_event=call.on_agent_event, readers=readers)
     nursery.start_soon(agent.run)
     agent.send_audio_nowait(pcm)      # from the first packet on, whether the agent is there yet or not
 
@@ -116,7 +116,7 @@ class RealtimeAgent:
     """A call's agent over its Realtime WebSocket. One Trio thread; `run` once.
 
     `on_event` is called in the reader's turn, in order; what it raises ends `run`.
-    With `readers`, a ready agent is read in the turns of whoever calls `readers.read`, and no task wakes.
+    A ready agent is read in the turns of whoever calls `readers.read`; no task wakes for what it says.
     `model` goes before the one configured; `session` goes over `settings.session`.
     Raises ConfigError when the settings cannot be used.
     """
@@ -129,8 +129,8 @@ class RealtimeAgent:
         on_event: Callable[[AgentEvent], None],
         model: str = "",
         session: Mapping[str, Any] | None = None,
+        readers: Readers,
         ssl_context: ssl.SSLContext | None = None,
-        readers: Readers | None = None,
     ) -> None:
         self._settings = settings
         self._url = _address(settings.url, model or settings.model)
@@ -249,12 +249,9 @@ class RealtimeAgent:
             self._log.warning("agent did not confirm the session's settings", seconds=CONFIGURE_SECONDS)
             self._become_ready(configured=False)
         task_status.started()
-        if self._readers is not None:
-            while self._inbox or wire.unread:
-                await self._receive(wire)
-            await self._readers.read_until_failure(wire, self._read)
-        while True:
+        while self._inbox or wire.unread:
             await self._receive(wire)
+        await self._readers.read_until_failure(wire, self._read)
 
     async def _receive(self, wire: WebSocket) -> None:
         """One turn of bounded work, in order. What is left waits in `_inbox`, also over a cancellation."""

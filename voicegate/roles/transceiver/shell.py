@@ -302,21 +302,24 @@ class Worker:
         self._turning = True
         now = trio.current_time()
         until = now + MAX_TURN_SECONDS
-        # 1. What is due: frames and reports that a person hears.
-        worked = self._next_deadline() <= now
-        if worked:
-            self._core.handle_timeout(now)
-        # 2. What came, within bounds: a flood must not delay the next frame.
+        # 1. What came, within bounds: a flood must not delay the next frame. What a microphone brought goes to
+        #    its agent at once.
+        worked = False
         for _ in range(MAX_BATCHES):
             batch = self._socket.recv_batch()
             for address, datagram in batch:
                 self._core.receive_datagram(datagram, _relay_name(address), now)
+                self._send_upstream()
             worked = worked or bool(batch)
             if len(batch) < udp.BATCH or trio.current_time() > until:
                 break
-        self._send_upstream()
-        # 3. What the agents said.
+        # 2. What the agents said.
         worked = self._readers.read(until) or worked
+        # 3. What is due: frames and reports that a person hears, right before they leave.
+        now = trio.current_time()
+        if self._next_deadline() <= now:
+            self._core.handle_timeout(now)
+            worked = True
         # 4. What follows from it.
         self._turning = False
         if worked:
