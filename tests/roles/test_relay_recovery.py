@@ -13,7 +13,8 @@ from voicegate.net.names import socket_name
 from voicegate.proto import stun
 from voicegate.proto.address import over_tcp, pack_address
 from voicegate.proto.link_control import HELLO_RETRY_SECONDS, HELLO_SECONDS, Clients
-from voicegate.roles.relay.core import NOTE_TURNS, SETTLING_SECONDS
+from voicegate.roles.relay.core import SETTLING_SECONDS
+from voicegate.roles.relay.flows import NOTE_SECONDS
 from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.recovery import (
     HOLD_SECONDS,
@@ -178,16 +179,42 @@ def test_flows_are_noted_when_confirmed_now_and_then_and_when_released(world: Wo
     assert flow is not None and not notes
     world.answer(flow)
     assert list(notes) == [(CLIENT, ticket)]
-    for _ in range(2 * NOTE_TURNS):
-        world.later(1)
+    world.later(0.25)
+    notes.clear()
+    noted = [world.now]
+    while len(noted) < 5:
+        world.later(0.25)
         world.media(flow)
-    assert list(notes) == [(CLIENT, ticket)] * 3
+        if notes:
+            assert list(notes) == [(CLIENT, ticket)]
+            notes.clear()
+            noted.append(world.now)
+    assert all(NOTE_SECONDS / 2 <= later - earlier <= NOTE_SECONDS for earlier, later in pairwise(noted[1:]))
     world.core.release(flow.route, CLIENT)
     assert notes[-1] == (CLIENT, b"")
     idle = world.confirmed(world.ticket(8), client(1))
     world.later(61)
     assert idle.client not in world.core.flows
     assert notes[-1] == (client(1), idle.ufrag), "another relay may have it: its note runs out by itself"
+
+
+def test_every_flow_of_a_large_table_is_noted_in_its_time() -> None:
+    world = World(max_flows=20_000)
+    world.core.recovery.enabled = True
+    clients = [client(number) for number in range(10_000)]
+    for who in clients:
+        world.confirmed(world.ticket(), who)
+    notes, last = world.core.recovery.notes, dict.fromkeys(clients, world.now)
+    for _ in range(4 * 200):
+        notes.clear()
+        world.later(0.25)
+        for flow in world.core.flows.values():
+            flow.client_seen = world.now
+        for who, _ in notes:
+            last[who] = world.now
+        assert len(notes) < 1000, "not all at once"
+        assert min(last.values()) >= world.now - 1.5 * NOTE_SECONDS
+    assert len(world.core.flows) == 10_000
 
 
 def test_notes_that_nobody_takes_are_bounded(world: World) -> None:
@@ -265,7 +292,7 @@ class Said:
     def __init__(self) -> None:
         self.world = World()
         self.hellos = Hellos("frankfurt", 1_700_000_000_000)
-        self.routes = self.world.routes.transceivers()
+        self.routes = self.world.routes.neighbours()
         self.now = 50.0
         self.hellos.update(self.routes, self.now)
 

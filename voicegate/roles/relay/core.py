@@ -56,8 +56,6 @@ IN_USE_SECONDS = 5.0
 SETTLING_SECONDS = 2.0
 """How long a confirmed flow may take to become live: a nomination and DTLS's first flight each way are three
 round trips, and ITU-T G.114's limit for a conversation, 400 ms one way, makes 0.8 s of a round trip."""
-NOTE_TURNS = 12
-"""Every flow is noted again once in this many sweeps of the table: a sweep takes 4 s, so every 48 s."""
 
 
 class RelayCore:
@@ -87,7 +85,6 @@ class RelayCore:
         self._cluster = cluster
         self._own = frozenset(public)
         self._idle_seconds = idle_seconds
-        self._turn = 0
 
     def from_client(
         self, data: bytes, client: ClientAddress, port: int, now: float, wall: float, *, hops: int = 0
@@ -147,13 +144,18 @@ class RelayCore:
     def learn(
         self, client: ClientAddress, ufrag: bytes, port: int, *, told_by: Route | None = None
     ) -> Flow | None:
-        """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, which
-        may speak of its own calls only; None: the authenticated note in Redis."""
+        """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, or the
+        relay of another cluster, which may speak of its own calls only; None: the authenticated note in
+        Redis."""
         known = self.flows.get(client)
         if known is not None and known.ufrag == ufrag:
             return known
         try:
-            route = self._route_of(self._tickets.open_untrusted(ufrag), client, 0)
+            ticket = self._tickets.open_untrusted(ufrag)
+            if told_by is not None and told_by.back is not None and ticket.cluster == told_by.cluster:
+                route = told_by  # of the other cluster's relays it is this one that has the flow
+            else:
+                route = self._route_of(ticket, client, 0)
             if told_by is not None and told_by is not route:
                 raise BadPacket("learned_foreign")
             if known is not None:
@@ -186,10 +188,8 @@ class RelayCore:
         if self._keys.version != self._keys_version:
             self._keys_version = self._keys.version
             self._tickets = self._keys.tickets.clone()
-        self._turn += 1
         for flow in self.table.expire(now):
-            if (hash(flow.client) + self._turn) % NOTE_TURNS == 0:
-                self.recovery.note(flow.client, flow.ufrag)
+            self.recovery.note(flow.client, flow.ufrag)
         self.recovery.expire(now)
         self.routes.forget_unused()
 

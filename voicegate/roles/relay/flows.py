@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from math import log2
 
 from voicegate.proto.address import IPV4_LENGTH, ClientAddress, without_transport
 from voicegate.proto.errors import BadPacket
@@ -29,6 +30,9 @@ TABLE_SHARE = 10
 /64): behind one address of a carrier's NAT are some thousand subscribers, few of whom talk at once."""
 SWEEP_SHARE = 16
 """`expire` looks at this fraction of the flows per call, so that a large table makes no pause."""
+NOTE_SECONDS = 48.0
+"""At most this long, or the time after which an idle flow ends if that is shorter, between two times that a
+flow is due to be noted anew: a note lives for twice `relay.flow_idle_seconds`."""
 NEVER = float("-inf")
 
 _BUCKETS = 1 << 16
@@ -89,6 +93,11 @@ class FlowTable:
         self._provisional: OrderedDict[ClientAddress, Flow] = OrderedDict()
         self._sweep: deque[Flow] = deque()
         """All flows, in the order in which `expire` looks at them; some may be gone."""
+        self._sweeps = 0
+        self._sweep_left = 0
+        self._sweep_began = 0.0
+        self._note_mask = 0
+        """A flow is due in one sweep of `_note_mask` + 1, a power of two."""
         self._sources = array("I", bytes(4 * _BUCKETS))
 
     def __len__(self) -> int:
@@ -167,15 +176,18 @@ class FlowTable:
 
     def expire(self, now: float) -> list[Flow]:
         """End flows whose time is over, some of them at a time; call it a few times a second. Returns the
-        confirmed ones that were looked at and stay."""
+        confirmed ones that are due to be noted anew: all are, once in NOTE_SECONDS."""
         budget = 256 + len(self.by_client) // SWEEP_SHARE
         for _ in range(min(len(self._provisional), budget)):
             flow = next(iter(self._provisional.values()))
             if now - flow.checked < PROVISIONAL_SECONDS:
                 break
             self.remove(flow, "unanswered")
-        staying = []
+        due = []
         for _ in range(min(len(self._sweep), budget)):
+            if not self._sweep_left:
+                self._begin_sweep(now)
+            self._sweep_left -= 1
             flow = self._sweep.popleft()
             if self.by_client.get(flow.client) is not flow:
                 continue
@@ -183,9 +195,18 @@ class FlowTable:
                 if now - max(flow.client_seen, flow.checked, flow.confirmed_at) >= self._idle_seconds:
                     self.remove(flow, "idle")
                     continue
-                staying.append(flow)
+                if (hash(flow.client) + self._sweeps) & self._note_mask == 0:
+                    due.append(flow)
             self._sweep.append(flow)
-        return staying
+        return due
+
+    def _begin_sweep(self, now: float) -> None:
+        seconds = max(0.01, now - self._sweep_began)
+        period = min(NOTE_SECONDS, self._idle_seconds)
+        self._note_mask = (1 << int(log2(max(1.0, period / seconds)))) - 1
+        self._sweeps += 1
+        self._sweep_left = len(self._sweep)
+        self._sweep_began = now
 
     def statistics(self) -> dict[str, int]:
         """Flows by state."""
