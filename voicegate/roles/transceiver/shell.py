@@ -302,8 +302,8 @@ class Worker:
         self._turning = True
         now = trio.current_time()
         until = now + MAX_TURN_SECONDS
-        # 1. What came, within bounds: a flood must not delay the next frame. What a microphone brought goes to
-        #    its agent at once.
+        # 1. What came, within bounds: a flood must not delay the next frame. What a microphone brought goes
+        #    to its agent at once.
         worked = False
         for _ in range(MAX_BATCHES):
             batch = self._socket.recv_batch()
