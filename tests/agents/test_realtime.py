@@ -32,7 +32,9 @@ from tests.support import speech
 from tests.support.models import official
 from voicegate import logs
 from voicegate.agents import realtime as client_module
+from voicegate.agents.frames import text_frame
 from voicegate.agents.parrot.server import serve_parrot
+from voicegate.agents.readers import Readers
 from voicegate.agents.realtime import (
     MAX_BAD_EVENTS,
     MAX_WAITING_AUDIO,
@@ -49,7 +51,6 @@ from voicegate.agents.realtime import (
     SpeechStopped,
     check_settings,
 )
-from voicegate.agents.websocket import _text_frame
 from voicegate.config import AgentConfig, ConfigError, LogConfig
 from voicegate.proto import realtime
 from voicegate.proto.realtime import BYTES_PER_MS
@@ -98,6 +99,23 @@ class Peer:
         return session
 
 
+def turns() -> Readers:
+    """Readers, and somebody who takes turns for them until the end of the test."""
+    readers = Readers()
+
+    async def take() -> None:
+        while True:
+            if readers.unfinished:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(readers.fileno())
+            readers.read(until=trio.current_time() + 1)
+            await trio.lowlevel.checkpoint()
+
+    trio.lowlevel.spawn_system_task(take)
+    return readers
+
+
 class Call:
     """The agent under test, with what it told."""
 
@@ -106,7 +124,7 @@ class Call:
         self.events: list[AgentEvent] = []
         self._news = trio.Event()
         self.agent = RealtimeAgent(
-            AgentConfig(url=url, **chosen), "rtc_test", on_event=self._on_event, **options
+            AgentConfig(url=url, **chosen), "rtc_test", on_event=self._on_event, readers=turns(), **options
         )
 
     def _on_event(self, event: AgentEvent) -> None:
@@ -548,7 +566,7 @@ async def test_a_burst_is_handed_on_in_order_and_in_bounded_turns() -> None:
             longest = max(longest, run)
 
     async with raw_server(script) as url, trio.open_nursery() as nursery:
-        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler)
+        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler, readers=turns())
         await nursery.start(agent.run)
         while len(order) < many:
             run = 0
@@ -585,7 +603,7 @@ async def test_what_came_is_not_lost_when_configuring_takes_too_long(monkeypatch
             ready_at = len(order)
 
     async with raw_server(script) as url, trio.open_nursery() as nursery:
-        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler)
+        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler, readers=turns())
         await nursery.start(agent.run)
         await everything.wait()
         nursery.cancel_scope.cancel()
@@ -892,7 +910,7 @@ async def test_what_a_handler_raises_ends_the_run() -> None:
             raise RuntimeError("ours")
 
     async with serving(script) as (url, _):
-        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler)
+        agent = RealtimeAgent(AgentConfig(url=url), "rtc", on_event=handler, readers=turns())
         with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ours")):
             await agent.run()
 
@@ -927,14 +945,16 @@ async def test_settings_that_cannot_be_used(settings: dict[str, Any], says: str)
 async def test_settings_that_can() -> None:
     check_settings(AgentConfig())
     check_settings(AgentConfig(url="wss://[::1]:443/x?model=y", model="z", session=" ", headers=("A:",)))
-    agent = RealtimeAgent(AgentConfig(url="ws://h/p?model=y", model="z"), "c", on_event=lambda _: None)
+    agent = RealtimeAgent(
+        AgentConfig(url="ws://h/p?model=y", model="z"), "c", on_event=lambda _: None, readers=Readers()
+    )
     assert agent._url == "ws://h/p?model=y"
 
 
 @given(text=st.text(max_size=300) | st.integers(0, 70_000).map(lambda n: "x" * n))
 async def test_our_frames_are_what_wsproto_reads(text: str) -> None:
     server = Connection(ConnectionType.SERVER)
-    server.receive_data(_text_frame(text.encode()))
+    server.receive_data(text_frame(text.encode()))
     events = list(server.events())
     assert all(isinstance(event, TextMessage) for event in events)
     assert "".join(event.data for event in events) == text  # type: ignore[attr-defined]

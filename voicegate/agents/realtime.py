@@ -1,6 +1,6 @@
 """The Realtime client: one agent for one call.
 
-    agent = RealtimeAgent(config.agent, call_id, on_event=call.on_agent_event)
+    agent = RealtimeAgent(config.agent, call_id, on_event=call.on_agent_event, readers=readers)
     nursery.start_soon(agent.run)
     agent.send_audio_nowait(pcm)      # from the first packet on, whether the agent is there yet or not
 
@@ -25,6 +25,7 @@ import msgspec
 import trio
 
 from voicegate import __version__
+from voicegate.agents.readers import Readers
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.config import AgentConfig, ConfigError
 from voicegate.logs import get_logger
@@ -118,6 +119,7 @@ class RealtimeAgent:
     """A call's agent over its Realtime WebSocket. One Trio thread; `run` once.
 
     `on_event` is called in the reader's turn, in order; what it raises ends `run`.
+    A ready agent is read in the turns of whoever calls `readers.read`; no task wakes for what it says.
     `model` goes before the one configured; `session` goes over `settings.session`.
     Raises ConfigError when the settings cannot be used.
     """
@@ -130,6 +132,7 @@ class RealtimeAgent:
         on_event: Callable[[AgentEvent], None],
         model: str = "",
         session: Mapping[str, Any] | None = None,
+        readers: Readers,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
@@ -142,6 +145,7 @@ class RealtimeAgent:
         self._from_agent = _open_resampler(settings.audio_rate_out, realtime.SAMPLE_RATE)
         """None: the agent's audio is 24 kHz, as everywhere else here."""
         self._tls = ssl_context
+        self._readers = readers
         self._on_event = on_event
         self._log = get_logger(__name__).bind(call=call_id)
         self._scope = trio.CancelScope()
@@ -257,16 +261,29 @@ class RealtimeAgent:
             self._log.warning("agent did not confirm the session's settings", seconds=CONFIGURE_SECONDS)
             self._become_ready(configured=False)
         task_status.started()
-        while True:
+        while self._inbox or wire.unread:
             await self._receive(wire)
+        await self._readers.read_until_failure(wire, self._read)
 
     async def _receive(self, wire: WebSocket) -> None:
         """One turn of bounded work, in order. What is left waits in `_inbox`, also over a cancellation."""
-        inbox = self._inbox
-        if inbox:
+        if self._inbox:
             await trio.lowlevel.checkpoint()
         else:
-            inbox.extend(await wire.receive())
+            self._inbox.extend(await wire.receive())
+        self._hand_on(wire)
+
+    def _read(self) -> bool:
+        """The same without waiting; whether there is more in `_inbox`."""
+        wire = self._wire
+        assert wire is not None, "read once ready"
+        if not self._inbox:
+            self._inbox.extend(wire.receive_nowait())
+        self._hand_on(wire)
+        return bool(self._inbox)
+
+    def _hand_on(self, wire: WebSocket) -> None:
+        inbox = self._inbox
         events = size = 0
         while inbox and events < TURN_EVENTS and size < TURN_BYTES:
             item = inbox.popleft()

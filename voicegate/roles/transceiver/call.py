@@ -491,7 +491,8 @@ class Call:
             return start + SETUP_SECONDS
         if self.state is CallState.CLOSING:
             return self._close_deadline
-        return min(start + self._limits.max_seconds, self._client_heard + self._limits.idle_seconds)
+        age, silence = start + self._limits.max_seconds, self._client_heard + self._limits.idle_seconds
+        return age if age < silence else silence
 
     def _fell_back(self, now: float) -> bool:
         """Whether only the address that media goes to fell silent: then another that checks gets it."""

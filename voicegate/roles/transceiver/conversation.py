@@ -242,12 +242,11 @@ class Conversation:
         self._buffer_events()
 
     def next_deadline(self) -> float | None:
-        deadlines = (
-            self._playback.next_deadline(),
-            self._responses.next_deadline(),
-            self._session.next_deadline(),
-        )
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        deadline = self._playback.next_deadline()
+        for other in (self._responses.next_deadline(), self._session.next_deadline()):
+            if other is not None and (deadline is None or other < deadline):
+                deadline = other
+        return deadline
 
     def poll_to_agent(self) -> bytes | None:
         """The next event for the agent, as JSON."""

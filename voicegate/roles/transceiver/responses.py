@@ -138,6 +138,8 @@ class Responses:
         return due
 
     def next_deadline(self) -> float | None:
+        if not self._responses:
+            return None
         times = (at for r in self._responses.values() for at in (r.tell_at, r.lapse_at) if at is not None)
         return min(times, default=None)
 

@@ -173,6 +173,8 @@ class SessionUpdates:
         return outputs
 
     def next_deadline(self) -> float | None:
+        if not self._pending:  # nearly always, and it is asked for each packet
+            return None
         return min((u.deadline for u in self._pending if u.deadline is not None), default=None)
 
     def agent_lost(self, code: str, message: str) -> list[SessionOutput]:

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from voicegate import logs, metrics
+from voicegate.agents.readers import Readers
 from voicegate.agents.realtime import (
     AgentEvent,
     AgentLost,
@@ -48,6 +49,7 @@ from voicegate.roles.transceiver.control import (
     sockets,
 )
 from voicegate.roles.transceiver.core import Overloaded, TransceiverCore
+from voicegate.roles.transceiver.garbage import Garbage
 from voicegate.roles.transceiver.sidebands import Sidebands
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ MAX_BATCHES = 8
 MAX_TURN_SECONDS = 0.015
 """And none is begun after this long: packets full of small events cost twenty times as much as sound."""
 
-TURN_SECONDS = 0.003
+TURN_SECONDS = 0.002
 """The time between two turns under load: a packet waits half of it on average, and a frame leaves that much
 off its 20-ms grid. A jitter buffer does not see it."""
 
@@ -110,6 +112,7 @@ async def run(
         nonlocal worker
         with (
             closing(_open_link(config)) as socket,
+            closing(Readers(socket)) as readers,
             trio.CancelScope() as scope,
         ):
             async with trio.open_nursery() as nursery:
@@ -128,7 +131,7 @@ async def run(
                         capacity=settings.max_calls,
                     )
                 )
-                worker = Worker(config, context, record, socket, nursery)
+                worker = Worker(config, context, record, socket, readers, nursery)
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()
@@ -173,6 +176,7 @@ class Worker:
         context: RoleContext,
         record: TransceiverRecord,
         socket: udp.UdpSocket,
+        readers: Readers,
         nursery: trio.Nursery,
     ) -> None:
         settings = config.transceiver
@@ -194,6 +198,9 @@ class Worker:
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
         self._recorder = _open_recorder(config.recording)
+        self._readers = readers
+        self._turning = False
+        """In a turn, at whose end everything is taken at once."""
         self._timer = trio.CancelScope()
         self._empty = trio.Event()
         """Set when the last call has ended after draining began."""
@@ -206,6 +213,7 @@ class Worker:
         """Start the tasks of this worker in its nursery."""
         for task in (self._run_turns, self._publish):
             self._nursery.start_soon(task)
+        self._garbage = Garbage()
         self._forget_metrics = metrics.expose(self.samples)
         self._logger.info("transceiver ready", link=self._record.link, control=self._record.control)
 
@@ -224,6 +232,7 @@ class Worker:
             await trio.to_thread.run_sync(self._recorder.close)
         await self._registry.withdraw()
         self._forget_metrics()
+        self._garbage.close()
 
     # What the control API asks
 
@@ -253,6 +262,7 @@ class Worker:
             model=request.model,
             session=session,
             on_event=lambda event: self._agent_event(call_id, event),
+            readers=self._readers,
         )
         scope = trio.CancelScope()
         self._sessions[call_id] = _Session(agent, scope)
@@ -301,30 +311,44 @@ class Worker:
         once per `TURN_SECONDS` instead: one waking serves all calls, and it is waking that costs.
         """
         while True:
+            begun = trio.current_time()
             if len(self._core) < CALLS_FOR_TURNS or not self._turn():
-                self._timer = trio.CancelScope(deadline=self._next_deadline())
-                with self._timer:
-                    await trio.lowlevel.wait_readable(self._socket.sock)
+                if not self._readers.unfinished:
+                    self._timer = trio.CancelScope(deadline=self._next_deadline())
+                    with self._timer:
+                        await trio.lowlevel.wait_readable(self._readers.fileno())
+                    begun = trio.current_time()
                 self._turn()
             if len(self._core) >= CALLS_FOR_TURNS:
-                await trio.sleep(TURN_SECONDS)
+                await trio.sleep_until(begun + TURN_SECONDS)
+            else:
+                await trio.lowlevel.checkpoint()
 
     def _turn(self) -> bool:
         """One turn; False when there was nothing to do."""
-        # 1. What is due: frames and reports that a person hears.
+        self._turning = True
         now = trio.current_time()
-        worked = self._next_deadline() <= now
-        if worked:
-            self._core.handle_timeout(now)
-        # 2. What came, within bounds: a flood must not delay the next frame.
+        until = now + MAX_TURN_SECONDS
+        # 1. What came, within bounds: a flood must not delay the next frame. What a microphone brought goes
+        #    to its agent at once.
+        worked = False
         for _ in range(MAX_BATCHES):
             batch = self._socket.recv_batch()
             for address, datagram in batch:
                 self._core.receive_datagram(datagram, _relay_name(address), now)
+                self._send_upstream()
             worked = worked or bool(batch)
-            if len(batch) < udp.BATCH or trio.current_time() > now + MAX_TURN_SECONDS:
+            if len(batch) < udp.BATCH or trio.current_time() > until:
                 break
-        # 3. What follows from it.
+        # 2. What the agents said.
+        worked = self._readers.read(until) or worked
+        # 3. What is due: frames and reports that a person hears, right before they leave.
+        now = trio.current_time()
+        if self._next_deadline() <= now:
+            self._core.handle_timeout(now)
+            worked = True
+        # 4. What follows from it.
+        self._turning = False
         if worked:
             self._pump()
         return worked
@@ -340,12 +364,7 @@ class Worker:
         if transmits := core.poll_transmits(trio.current_time()):
             self._socket.send_batch([(_relay_address(relay), datagram) for relay, datagram in transmits])
         # 2. What is for agents and sidebands.
-        while (item := core.poll_upstream()) is not None:
-            if (session := self._sessions.get(item.call_id)) is not None:
-                if item.is_audio:
-                    session.agent.send_audio_nowait(item.data)
-                else:
-                    session.agent.send_event_nowait(item.data)
+        self._send_upstream()
         while (addressed := core.poll_sideband()) is not None:
             self._sidebands.deliver(*addressed)
         # 3. What became of calls.
@@ -357,6 +376,15 @@ class Worker:
         deadline = self._next_deadline()
         if self._timer.deadline != deadline:
             self._timer.deadline = deadline
+
+    def _send_upstream(self) -> None:
+        core, sessions = self._core, self._sessions
+        while (item := core.poll_upstream()) is not None:
+            if (session := sessions.get(item.call_id)) is not None:
+                if item.is_audio:
+                    session.agent.send_audio_nowait(item.data)
+                else:
+                    session.agent.send_event_nowait(item.data)
 
     # Calls and their agents
 
@@ -372,6 +400,7 @@ class Worker:
             case Ended(reason, detail):
                 facts = {"detail": detail} if detail else {}
                 log.info("call ended", reason=reason.value, **facts, calls=len(self._core))
+                self._garbage.call_ended()
                 session = self._sessions.pop(call_id, None)
                 if session is not None:
                     session.scope.cancel()
@@ -404,7 +433,8 @@ class Worker:
             self._core.agent_ready(call_id, event.configured, now)
         else:
             self._core.receive_agent_event(call_id, event, now)
-        self._pump()
+        if not self._turning:
+            self._pump()
 
     def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
         known = self._core.close(call_id, trio.current_time(), reason, detail)
@@ -419,6 +449,7 @@ class Worker:
             self._core.wall_offset = time.time() - trio.current_time()
             self._announce(draining=self._record.draining or self._registry.lost.is_set())
             self._tell_failed_recordings()
+            self._garbage.look(len(self._core))
             await trio.sleep(PUBLISH_SECONDS)
 
     def _tell_failed_recordings(self) -> None:
