@@ -271,7 +271,7 @@ class RealtimeAgent:
             await trio.lowlevel.checkpoint()
         else:
             self._inbox.extend(await wire.receive())
-        self._hand_on(wire)
+        self._handle_inbox(wire)
 
     def _read(self) -> bool:
         """The same without waiting; whether there is more in `_inbox`."""
@@ -279,10 +279,10 @@ class RealtimeAgent:
         assert wire is not None, "read once ready"
         if not self._inbox:
             self._inbox.extend(wire.receive_nowait())
-        self._hand_on(wire)
+        self._handle_inbox(wire)
         return bool(self._inbox)
 
-    def _hand_on(self, wire: WebSocket) -> None:
+    def _handle_inbox(self, wire: WebSocket) -> None:
         inbox = self._inbox
         events = size = 0
         while inbox and events < TURN_EVENTS and size < TURN_BYTES:
