@@ -11,7 +11,6 @@ import itertools
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.light_client import request
-from tests.support.servers import ROOT, Server, free_port, parse_metrics, wait_until, with_children
+from tests.support.servers import Server, free_port, parse_metrics, wait_until, with_children
 from voicegate.proto import stun
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.link import DATA, parse_frames_untrusted
@@ -42,7 +41,7 @@ class Relay(Server):
     """A relay by itself with two workers, and one transceiver in its table."""
 
     @classmethod
-    def start(cls, directory: Path, media: str, link: str, **settings: str) -> Relay:
+    def launch(cls, directory: Path, media: str, link: str, **settings: str) -> Relay:
         ops = f"127.0.0.1:{free_port()}"
         settings = {
             "log_format": "json",
@@ -56,16 +55,8 @@ class Relay(Server):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("VOICEGATE_")}
         environment |= {f"VOICEGATE_{key.upper()}": value for key, value in settings.items()}
         log = directory / f"relay-{time.monotonic_ns()}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "voicegate", "--role", "relay"],
-                cwd=ROOT,
-                env=environment,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        relay = cls("relay", process, log, f"http://{ops}")
+        command = [sys.executable, "-m", "voicegate", "--role", "relay"]
+        relay = cls("relay", command, environment, log, f"http://{ops}", own_group=True)
         try:
             wait_until(lambda: relay.readiness() == "ready\n", 20, "the relay to be ready", every=0.01)
         except BaseException:
@@ -114,7 +105,7 @@ def transceiver() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def relay(tmp_path: Path, media: str, transceiver: socket.socket) -> Iterator[Relay]:
-    relay = Relay.start(tmp_path, media, "{}:{}".format(*transceiver.getsockname()))
+    relay = Relay.launch(tmp_path, media, "{}:{}".format(*transceiver.getsockname()))
     try:
         yield relay
     finally:
@@ -266,7 +257,7 @@ def test_nothing_outlives_a_killed_supervisor(
     relay.process.kill()
     relay.process.wait()
     wait_until(lambda: not _running(pids), 1, "every process to end", every=0.005)
-    again = Relay.start(tmp_path, media, "{}:{}".format(*transceiver.getsockname()))
+    again = Relay.launch(tmp_path, media, "{}:{}".format(*transceiver.getsockname()))
     again.process.terminate()
     assert again.process.wait(5) == 0
 

@@ -292,7 +292,7 @@ class Said:
     def __init__(self) -> None:
         self.world = World()
         self.hellos = Hellos("frankfurt", 1_700_000_000_000)
-        self.routes = self.world.routes.transceivers()
+        self.routes = self.world.routes.neighbours()
         self.now = 50.0
         self.hellos.update(self.routes, self.now)
 

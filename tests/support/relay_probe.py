@@ -46,7 +46,6 @@ from voicegate.proto.link import (
 INTERVAL = 0.02
 CHECK_SECONDS = 2.5  # what Chromium does
 SIZE = 160
-BOOT = "probe"
 TRANSCEIVER = 4242
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the control message has the same number
 _STAMP = struct.Struct("@qq")
@@ -143,7 +142,8 @@ class _Probe:
         self.keys = ClusterKeys.parse([settings["secret"]])
         self.link = _udp()
         self.name = join_host_port(*self.link.getsockname()[:2])
-        self.guard = LinkGuard(self.keys.link, f"{self.name}#{BOOT}")
+        self.boot = os.urandom(4).hex()
+        self.guard = LinkGuard(self.keys.link, f"{self.name}#{self.boot}")
         relay = split_host_port(settings["relay"])
         self.clients = [_Client(relay, self.keys, number) for number in range(settings["flows"])]
         self.by_address = {client.packed: client for client in self.clients}
@@ -241,7 +241,7 @@ class _Probe:
         configure_logs(config.log)
         registry = open_registry(config, self.keys)
         record = TransceiverRecord(
-            id=TRANSCEIVER, cluster=1, link=self.name, control="127.0.0.1:1", boot=BOOT, draining=True
+            id=TRANSCEIVER, cluster=1, link=self.name, control="127.0.0.1:1", boot=self.boot, draining=True
         )
         await registry.register(record)
         await registry.run()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import shlex
@@ -32,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 """A busy two-core machine imports PyAV and OpenSSL in five processes at once."""
 STOP_SECONDS = 10.0
+FREE_PORTS = (20_000, 32_000)
+"""Below Linux's net.ipv4.ip_local_port_range, and above what services listen on."""
 PROCFILE = ROOT / "Procfile"
 LINK_PORTS = 4
 """In a row for a relay's workers; a restarted relay has the same ones."""
@@ -66,6 +69,8 @@ class Server:
     """Base URL with /healthz, /readyz and /metrics; empty when it has none."""
     killed: bool = False
     """By the test, so that its end is nobody's fault."""
+    own_group: bool = False
+    """It leads a process group, so that a test can signal all of it as a terminal does."""
 
     def __post_init__(self) -> None:
         self.start()
@@ -81,6 +86,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=self.own_group,
             )
 
     def kill(self) -> None:
@@ -179,10 +185,13 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str, *, ev
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago; for UDP on both loopback addresses."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and that the kernel gives to nobody who asks for any: clients open thousands."""
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
+            port = random.randrange(*FREE_PORTS)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                return port
 
 
 def free_ports(count: int) -> int:

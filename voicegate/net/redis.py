@@ -105,7 +105,7 @@ class RedisRegistry(Registry):
             await self._read()
         if not self.records:
             self._load_snapshot()
-        if not self.records:
+        if not self.records and not self.relays:
             await self._first_reading()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._repeat, "read", self._keep_reading)

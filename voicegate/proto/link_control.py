@@ -5,6 +5,8 @@ Behind a link header of version 2 (`link.CONTROL`), as MessagePack arrays:
     relay ──── Hello ────► transceiver     "I serve these public addresses now; whom have you there?"
     relay ◄─── Clients ─── transceiver     the answer, in as many datagrams as it takes
 
+and the same between a relay and the relays of other clusters, for clients that come by both.
+
 A relay says hello to each transceiver that it begins to know, again and ever later until all of the answer
 has come, and then every HELLO_SECONDS. The transceiver remembers which relay serves which ingress, so it can
 tell the clients that came by a relay which is no more, and sends to them by its successor from then on.

@@ -21,7 +21,7 @@ from voicegate.net.udp import UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, ClientAddress, is_tcp, pack_address
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.link import pack_frames, parse_frames_untrusted
-from voicegate.proto.link_control import Clients, encode_control, parse_control_untrusted
+from voicegate.proto.link_control import Hello, answer_hello, encode_control, parse_control_untrusted
 from voicegate.roles.relay.core import RelayCore
 from voicegate.roles.relay.counts import PlaneCounts
 from voicegate.roles.relay.flows import Flow
@@ -32,6 +32,10 @@ SNAPSHOT_SECONDS = 0.02
 """The least time between two takeovers of the registry: any call of any transceiver changes it."""
 PROBE_SECONDS = 0.25
 """How often a packet is sent to where nobody was, to see whether somebody is there again."""
+
+
+GREET_SECONDS = 0.015
+"""Between two hellos of one relay that are answered: less than HELLO_RETRY_SECONDS begin with."""
 
 
 class Record(Protocol):
@@ -98,6 +102,7 @@ class Byways:
         self._known: Directory | None = None
         self._refresh_due = 0.0
         self._probe_due: dict[Route, float] = {}
+        self._greeted: dict[Route, float] = {}
 
     # Time
 
@@ -120,7 +125,7 @@ class Byways:
             [Peer(relay.cluster, link) for relay in directory.relays.values() for link in relay.links],
         )
         self._ways_out.ensure(len(routes.backs))
-        self._hellos.update(routes.transceivers(), now)
+        self._hellos.update(routes.neighbours(), now)
         self._look_at_hellos()
 
     def handle_timeout(self, now: float) -> None:
@@ -134,6 +139,7 @@ class Byways:
         if self._streams is not None:
             self._streams.expire(now)
         self._probe_due = {route: due for route, due in self._probe_due.items() if route.dead}
+        self._greeted = {route: at for route, at in self._greeted.items() if now < at + GREET_SECONDS}
 
     def _look_at_hellos(self) -> None:
         deadline = self._hellos.next_deadline()
@@ -267,20 +273,47 @@ class Byways:
             self._forward(back, frames)
 
     def control(self, route: Route, datagram: bytes) -> None:
-        """What a transceiver has to say to us."""
+        """What a transceiver or a relay has to say to us."""
         try:
             message = parse_control_untrusted(datagram)
         except BadPacket as error:
             self._core.drops[error.reason] += 1
             return
-        if not isinstance(message, Clients) or not self._hellos.answered(route, message, time.monotonic()):
-            self._core.drops["link_control"] += 1
+        if isinstance(message, Hello):
+            self._greet(route, message, time.monotonic())
+            return
+        if not self._hellos.answered(route, message, time.monotonic()):
+            self._core.drops["hello_answered"] += 1  # our hello was repeated, and so its answer
             return
         self._look_at_hellos()
         for client, ufrag in message.clients:
             port = self._ways_out.likely(ClientAddress(client))
             if port is not None:  # else over TCP, and the connection went with its relay
                 self._core.learn(ClientAddress(client), ufrag, port, told_by=route)
+
+    def _greet(self, route: Route, hello: Hello, now: float) -> None:
+        """A relay of another cluster presents itself. What came by its predecessor is its own from now on,
+        and it is told whom it has. Looking at 100,000 flows takes some 5 ms."""
+        if route.back is None or now < self._greeted.get(route, 0.0) + GREET_SECONDS:
+            self._core.drops["link_control"] += 1
+            return
+        is_news = (route.ingress, route.boot) != (hello.ingress, hello.boot)
+        route.ingress, route.boot = hello.ingress, hello.boot
+        if not is_news and not hello.number:
+            return
+        self._greeted[route] = now
+        routes = self._core.routes
+        gone, present = routes.sinks(hello.ingress, before=hello.boot), routes.sinks(hello.ingress)
+        clients = []
+        for flow in self._core.flows.values():
+            if flow.port in present:
+                clients.append((flow.client, flow.ufrag))
+                if flow.port in gone:
+                    flow.port = route.sink
+        if hello.number:
+            header = routes.control_header(route)
+            answer = answer_hello(hello.number, clients)
+            self._link.send_batch((route.name, header + body) for body in answer)
 
     # The link
 

@@ -144,13 +144,18 @@ class RelayCore:
     def learn(
         self, client: ClientAddress, ufrag: bytes, port: int, *, told_by: Route | None = None
     ) -> Flow | None:
-        """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, which
-        may speak of its own calls only; None: the authenticated note in Redis."""
+        """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, or the
+        relay of another cluster, which may speak of its own calls only; None: the authenticated note in
+        Redis."""
         known = self.flows.get(client)
         if known is not None and known.ufrag == ufrag:
             return known
         try:
-            route = self._route_of(self._tickets.open_untrusted(ufrag), client, 0)
+            ticket = self._tickets.open_untrusted(ufrag)
+            if told_by is not None and told_by.back is not None and ticket.cluster == told_by.cluster:
+                route = told_by  # of the other cluster's relays it is this one that has the flow
+            else:
+                route = self._route_of(ticket, client, 0)
             if told_by is not None and told_by is not route:
                 raise BadPacket("learned_foreign")
             if known is not None:

@@ -1,6 +1,7 @@
-"""How a relay that has just started learns who is there: it asks the transceivers. Pure.
+"""How a relay that has just started learns who is there: it asks transceivers and other clusters' relays.
+Pure.
 
-See `proto.link_control`. Each transceiver gets a hello when it becomes known, again and ever later until
+See `proto.link_control`. Each of them gets a hello when it becomes known, again and ever later until
 every part of its answer has come, and from then on now and then, so that it knows which relay serves which
 ingress.
 """
@@ -76,5 +77,5 @@ class Hellos:
         return True
 
     def waiting(self) -> int:
-        """How many transceivers have not answered yet."""
+        """How many have not answered yet."""
         return sum(state.number != 0 for state in self._states.values())

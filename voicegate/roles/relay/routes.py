@@ -46,10 +46,12 @@ class Route:
     __slots__ = (
         "address",
         "back",
+        "boot",
         "cluster",
         "dead",
         "flows",
         "header",
+        "ingress",
         "listed",
         "name",
         "peer_header",
@@ -79,6 +81,9 @@ class Route:
         self.dead = False
         """Nobody is at its address (ICMP), and nothing came from it since."""
         self.flows = 0
+        self.ingress = ""
+        self.boot = 0
+        """Of a relay: which public addresses it serves, and since when, as it said in its last hello."""
         self.back: Route | None = None
         """The way back, towards a relay; None: a transceiver."""
         self.sink = -1
@@ -138,9 +143,18 @@ class RouteTable:
         living = [route for route in routes if not route.dead] or routes
         return living[hash(client) % len(living)]
 
-    def transceivers(self) -> list[Route]:
-        """Those that can be given new flows."""
-        return [route for _, route in self._transceivers.values() if route.listed]
+    def neighbours(self) -> list[Route]:
+        """Who is told of us: transceivers that can be given new flows, and other clusters' relays."""
+        known = (*(route for _, route in self._transceivers.values()), *self._peers.values())
+        return [route for route in known if route.listed]
+
+    def sinks(self, ingress: str, *, before: int | None = None) -> set[int]:
+        """The ways back to the relays of this ingress, or to those that started before this time."""
+        return {
+            route.sink
+            for route in self._peers.values()
+            if route.ingress == ingress and (before is None or route.boot < before)
+        }
 
     def update(self, backends: Mapping[int, Backend], peers: Iterable[Peer] = ()) -> None:
         """Take over a snapshot of the registry. What did not change costs a comparison."""
