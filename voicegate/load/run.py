@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import random
 import threading
@@ -119,7 +120,11 @@ class Run:
         for _ in range(min(POSTS, self.plan.calls)):
             # Daemons: the end of the run does not wait for a server that does not answer.
             threading.Thread(target=self._exchange, name="offer", daemon=True).start()
+        # A full collection walks over every client: with 200 it held up all sending for 17 ms (measured),
+        # and the gateway's echo of that looks like a gap. What a packet makes is freed by counting.
+        gc.disable()
         self._drive()
+        gc.enable()
         for client in list(self.clients):
             if "connected" not in client.times and not self.result.stopped:
                 self.result.failures["not connected when the run ended"] += 1
