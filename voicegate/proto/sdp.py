@@ -6,7 +6,7 @@ Theory of operation. `parse_offer_untrusted` works in three passes, each of whic
    limit, is `BadOffer` with status 400.
 2. **Choice.** The first audio section that can be answered is the call's; the best codec in it that we have
    is the call's codec. The answer names only that one, so a client has nothing to switch to, and what goes
-   with it: RED, comfort noise, telephone events.
+   with it: RED, comfort noise.
 3. **Transport.** ICE credentials, certificate fingerprints and the DTLS role of that section, which may stand
    in the section, in the one that heads its BUNDLE group, or at session level.
 
@@ -18,7 +18,6 @@ are not interpreted at all, so nothing wrong in them can hurt. Messages never re
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -89,8 +88,6 @@ class Audio:
     """RED over that format (RFC 2198), which goes first where it was offered."""
     cn_payload_type: int | None
     """Comfort noise (RFC 3389)."""
-    telephone_events: Mapping[int, int]
-    """RFC 4733: the clock rate of each payload type."""
     direction: Direction
     """The client's: RECVONLY means that it sends nothing."""
     extensions: tuple[tuple[int, str], ...]
@@ -253,7 +250,6 @@ def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
         format=format,
         red_payload_type=_redundancy(named, block, format),
         cn_payload_type=_comfort_noise(named, format),
-        telephone_events=_telephone_events(named, format),
         direction=_direction(block) or _direction(session) or Direction.SENDRECV,
         extensions=extensions,
         audio_level_id=_extension_id(extensions, AUDIO_LEVEL_URI),
@@ -310,12 +306,6 @@ def _comfort_noise(named: dict[int, tuple[str, int, int]], format: AudioFormat) 
     if format.codec is Codec.OPUS:
         return None
     return next((each for each, shape in named.items() if shape == ("cn", format.clock_rate, 1)), None)
-
-
-def _telephone_events(named: dict[int, tuple[str, int, int]], format: AudioFormat) -> dict[int, int]:
-    """Those on the audio's clock (RFC 4733 section 2.1); where none is, any: Firefox has only 8000 Hz."""
-    offered = {each: clock for each, (name, clock, _) in named.items() if name == "telephone-event"}
-    return {each: clock for each, clock in offered.items() if clock == format.clock_rate} or offered
 
 
 def _extensions(block: Block, session: Block) -> tuple[tuple[int, str], ...]:

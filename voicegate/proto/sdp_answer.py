@@ -187,7 +187,7 @@ def _candidates(addresses: Sequence[str]) -> list[str]:
 def _payload_types(audio: Audio) -> list[int]:
     """RED before what it carries: a client sends the first (RFC 3264 section 6.1)."""
     accepted = (audio.red_payload_type, audio.format.payload_type, audio.cn_payload_type)
-    return [*(each for each in accepted if each is not None), *audio.telephone_events]
+    return [each for each in accepted if each is not None]
 
 
 def _format(audio: Audio) -> list[str]:
@@ -206,5 +206,4 @@ def _format(audio: Audio) -> list[str]:
         lines.append(f"a=rtcp-fb:{chosen.payload_type} nack")
     if audio.cn_payload_type is not None:
         lines.append(f"a=rtpmap:{audio.cn_payload_type} CN/{chosen.clock_rate}")
-    lines += [f"a=rtpmap:{each} telephone-event/{clock}" for each, clock in audio.telephone_events.items()]
     return lines
