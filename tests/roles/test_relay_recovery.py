@@ -14,7 +14,7 @@ from voicegate.proto import stun
 from voicegate.proto.address import over_tcp, pack_address
 from voicegate.proto.link_control import HELLO_RETRY_SECONDS, HELLO_SECONDS, Clients
 from voicegate.roles.relay.core import SETTLING_SECONDS
-from voicegate.roles.relay.flows import NOTE_SECONDS
+from voicegate.roles.relay.flows import NEVER, NOTE_SECONDS
 from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.recovery import (
     HOLD_SECONDS,
@@ -133,11 +133,11 @@ def test_a_note_is_believed_no_more_than_its_ticket(world: World, forgery: str) 
 
 def test_a_learned_flow_gives_way_to_any_valid_check_until_it_is_taken_up(world: World) -> None:
     learned, other = world.ticket(7), world.ticket(8)
-    assert world.core.learn(CLIENT, learned, 0) is not None
+    assert world.core.learn(CLIENT, learned, 0, world.now) is not None
     flow = world.check(other)
     assert flow is not None and flow.ufrag == other
     world.later(SETTLING_SECONDS + 10)
-    taken_up = world.core.learn(client(1), learned, 0)
+    taken_up = world.core.learn(client(1), learned, 0, world.now)
     assert taken_up is not None
     world.send(MEDIA, client(1))
     assert world.core.to_client(taken_up.route, client(1), b"\x80down", world.now) is taken_up
@@ -147,11 +147,48 @@ def test_a_learned_flow_gives_way_to_any_valid_check_until_it_is_taken_up(world:
 
 def test_a_learned_flow_follows_the_clients_packets_and_a_checked_one_does_not(world: World) -> None:
     ticket = world.ticket(7)
-    flow = world.core.learn(CLIENT, ticket, 0)
+    flow = world.core.learn(CLIENT, ticket, 0, world.now)
     assert flow is not None
     assert world.send(MEDIA, port=2) is flow and flow.port == 2
     assert world.check(ticket) is flow and flow.port == 0
     assert world.send(MEDIA, port=2) is flow and flow.port == 0
+
+
+def test_a_learned_flow_lives_as_long_as_any_other(world: World) -> None:
+    flow = world.core.learn(CLIENT, world.ticket(7), 0, world.now)
+    assert flow is not None
+    world.later(59)
+    assert world.core.flows[CLIENT] is flow, "a muted client says nothing until its next check"
+    world.later(1)
+    assert not world.core.flows
+
+
+def test_an_answer_that_comes_after_the_check_changes_nothing(world: World) -> None:
+    ticket = world.ticket(7)
+    world.send(MEDIA, port=1)
+    flow = world.check(ticket)
+    assert flow is not None
+    again, held = world.core.answer(CLIENT, ticket, 0, world.now)
+    assert again is flow and [packet.port for packet in held] == [1]
+    assert flow.port == 0 and flow.transaction is not None and flow.confirmed_at == NEVER
+
+
+def test_questions_that_nobody_takes_are_bounded(world: World) -> None:
+    for number in range(40 * MAX_ASKED):
+        world.send(MEDIA, pack_address(f"10.{number >> 8}.{number & 255}.1", 5000))
+        if number % 100 == 0:
+            world.later(1.1)
+    assert len(world.core.recovery.questions) <= MAX_ASKED
+
+
+def test_a_stranger_gets_the_answer_to_its_check_and_nothing_more(world: World) -> None:
+    flow = world.check(world.ticket(7))
+    assert flow is not None
+    assert world.core.to_client(flow.route, CLIENT, b"\x16a flight of DTLS", world.now) is None
+    assert world.core.to_client(flow.route, CLIENT, b"\x80media", world.now) is None
+    assert world.core.drops == {"frame_before_answer": 2}
+    assert world.answer(flow) is flow
+    assert world.core.to_client(flow.route, CLIENT, b"\x16a flight of DTLS", world.now) is flow
 
 
 def test_a_replayed_check_moves_no_flow_to_another_of_our_addresses(world: World) -> None:
@@ -167,8 +204,8 @@ def test_a_replayed_check_moves_no_flow_to_another_of_our_addresses(world: World
 
 def test_a_transceiver_speaks_of_its_own_calls_only(world: World) -> None:
     seven, eight = world.routes.get(7), world.routes.get(8)
-    assert world.core.learn(CLIENT, world.ticket(7), 0, told_by=eight) is None
-    assert world.core.learn(CLIENT, world.ticket(7), 0, told_by=seven) is not None
+    assert world.core.learn(CLIENT, world.ticket(7), 0, world.now, told_by=eight) is None
+    assert world.core.learn(CLIENT, world.ticket(7), 0, world.now, told_by=seven) is not None
     assert world.core.drops == {"learned_foreign": 1}
 
 

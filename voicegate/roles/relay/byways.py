@@ -289,7 +289,7 @@ class Byways:
         for client, ufrag in message.clients:
             port = self._ways_out.likely(ClientAddress(client))
             if port is not None:  # else over TCP, and the connection went with its relay
-                self._core.learn(ClientAddress(client), ufrag, port, told_by=route)
+                self._core.learn(ClientAddress(client), ufrag, port, time.monotonic(), told_by=route)
 
     def _greet(self, route: Route, hello: Hello, now: float) -> None:
         """A relay of another cluster presents itself. What came by its predecessor is its own from now on,

@@ -124,8 +124,14 @@ class RelayCore:
         if flow is None or flow.route is not route:
             self.drops["frame_without_flow"] += 1
             return None
+        is_stun = kind(payload[0]) is Kind.STUN
         if flow.transaction is None:
-            flow.settled = flow.settled or kind(payload[0]) is not Kind.STUN
+            flow.settled = flow.settled or not is_stun
+        elif not is_stun:
+            # Its client is a stranger yet, whose address may be forged: it gets the answer to its check
+            # alone, which is not larger than the check.
+            self.drops["frame_before_answer"] += 1
+            return None
         elif is_binding_success(payload) and transaction_id(payload) == flow.transaction:
             self.table.confirm(flow, now)
             self.recovery.note(client, flow.ufrag)
@@ -142,7 +148,7 @@ class RelayCore:
         return flow
 
     def learn(
-        self, client: ClientAddress, ufrag: bytes, port: int, *, told_by: Route | None = None
+        self, client: ClientAddress, ufrag: bytes, port: int, now: float, *, told_by: Route | None = None
     ) -> Flow | None:
         """A flow that another knows of; None, counted, when it cannot be. `told_by`: the transceiver, or the
         relay of another cluster, which may speak of its own calls only; None: the authenticated note in
@@ -167,6 +173,7 @@ class RelayCore:
             self.drops[error.reason] += 1
             return None
         flow = Flow(client, port, route, ufrag, None)
+        flow.confirmed_at = now  # it is idle from now on, as any other
         self.table.add(flow)
         return flow
 
@@ -175,12 +182,13 @@ class RelayCore:
     ) -> tuple[Flow | None, list[Held]]:
         """Redis says whose this client is (None: it does not know). Returns the flow and the packets that
         waited for it."""
-        flow = None if ufrag is None else self.learn(client, ufrag, port)
-        if flow is not None:
-            flow.client_seen = flow.confirmed_at = now
+        known = self.flows.get(client)
+        flow = None if ufrag is None else self.learn(client, ufrag, port, now)
         held = self.recovery.answered(client, flow is not None, now)
-        if flow is not None and held:
-            flow.port = held[-1].port
+        if flow is not None and flow is not known:
+            flow.client_seen = now
+            if held:
+                flow.port = held[-1].port
         return flow, held
 
     def tick(self, now: float) -> None:

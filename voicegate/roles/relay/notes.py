@@ -7,16 +7,20 @@ slow, paused or gone makes the notes of that time be missing and the questions g
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import trio
 
+from voicegate.logs import get_logger
 from voicegate.net.flow_store import FlowStore, StoreDown
+from voicegate.proto.address import ClientAddress
 from voicegate.roles.relay.byways import Answer
 from voicegate.roles.relay.recovery import Recovery
 
 _T = TypeVar("_T")
+_log = get_logger(__name__)
 
 WRITE_SECONDS = 0.1
 """Between two batches of notes. A client that moves to another relay within it is found by its next check."""
@@ -66,11 +70,9 @@ class NoteKeeper:
             self._asked = trio.Event()
             while questions:
                 clients = _take(questions)
-                try:
+                known: dict[ClientAddress, bytes] = {}
+                with self._survived("questions_failed", len(clients)):
                     known = await self._store.read(clients)
-                except StoreDown:
-                    self.counts["questions_failed"] += len(clients)
-                    known = {}
                 self._post([Answer(client, known.get(client)) for client in clients])
 
     async def _keep_writing(self) -> None:
@@ -82,14 +84,24 @@ class NoteKeeper:
                 latest = dict(_take(notes))
                 gone = [client for client, ufrag in latest.items() if not ufrag]
                 there = [(client, ufrag) for client, ufrag in latest.items() if ufrag]
-                try:
+                # What is not written is noted again within a minute, what is not taken away runs out.
+                with self._survived("notes_failed", len(there)):
                     if there:
                         await self._store.write(there)
+                with self._survived("notes_failed", len(gone)):
                     if gone:
                         await self._store.forget(gone)
-                except StoreDown:
-                    # A flow that lives on is noted again within a minute.
-                    self.counts["notes_failed"] += len(latest)
+
+    @contextmanager
+    def _survived(self, counter: str, number: int) -> Iterator[None]:
+        """Whatever Redis does costs no more than these notes or questions."""
+        try:
+            yield
+        except StoreDown:
+            self.counts[counter] += number
+        except Exception:
+            self.counts[counter] += number
+            _log.exception("the flows' notes in Redis met a bug")
 
 
 def _take(queue: deque[_T]) -> list[_T]:

@@ -24,8 +24,8 @@ MAX_HELD_PER_CLIENT = 8
 MAX_ASKED = 512
 """Addresses that are being asked after at once; a question takes about a millisecond."""
 QUESTIONS_PER_SECOND = 2000.0
-"""A relay that lost 20,000 flows has asked after all in 10 s, most heal by hello or check sooner; Redis does
-fifty times as many."""
+"""Of one worker. One that lost 20,000 flows has asked after all in 10 s, most heal by hello or check sooner;
+Redis does fifty times as many."""
 UNKNOWN_SECONDS = 2.0
 """How long an address that nobody knows is not asked after again: about the time to its next check."""
 MAX_UNKNOWN = 65_536
@@ -88,7 +88,7 @@ class Recovery:
             QUESTIONS_PER_SECOND, self._tokens + (now - self._counted_at) * QUESTIONS_PER_SECOND
         )
         self._counted_at = now
-        if self._tokens < 1 or len(self._asked) >= MAX_ASKED:
+        if self._tokens < 1 or len(self._asked) >= MAX_ASKED or len(self.questions) >= MAX_ASKED:
             self._drops["recovery_rate"] += 1
             return False
         self._tokens -= 1
