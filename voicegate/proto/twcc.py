@@ -82,10 +82,10 @@ class TransportFeedback:
         if self._next is None or abs(sequence_delta(pending[0][0], self._next)) > MAX_SPAN:
             self._next = pending[0][0]
             self._told.clear()
-        informations = self._in_order(pending, self._next) or self._in_any_order(pending, self._next)
+        marks = self._in_order(pending, self._next) or self._in_any_order(pending, self._next)
         return [
             build_feedback(FeedbackFormat.TRANSPORT_CC, ssrc, media_ssrc, information)
-            for information in informations
+            for information in marks
         ]
 
     def _in_order(self, pending: list[tuple[int, float]], first: int) -> list[bytes] | None:
@@ -121,13 +121,13 @@ class TransportFeedback:
         arrivals = sorted(
             (ahead, round(at * _TICKS_PER_SECOND)) for ahead, at in (told | fresh).items() if ahead >= first
         )
-        informations = []
+        marks = []
         base = min(0, first)  # what is missing before the first new one is told as lost
         while arrivals:
             information, taken = self._encode(arrivals, base, next)
-            informations.append(information)
+            marks.append(information)
             base, arrivals = arrivals[taken - 1][0] + 1, arrivals[taken:]
-        return informations
+        return marks
 
     def _encode(self, arrivals: list[tuple[int, int]], base: int, next: int) -> tuple[bytes, int]:
         """Feedback control information for as many of these as fit, at least the first, and how many."""
