@@ -58,7 +58,7 @@ def geoip_problem(path: str) -> str | None:
     try:
         import maxminddb
     except ImportError:
-        return "needs the package maxminddb: pip install 'voicegate[geoip]'"
+        return "needs the package maxminddb: pip install '.[geoip]'"
     try:
         maxminddb.open_database(path).close()
     except OSError as error:

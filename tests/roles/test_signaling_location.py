@@ -212,7 +212,7 @@ def test_a_database_that_cannot_be_used_is_a_sentence(
     assert check_database(tmp_path) == [f"signaling.geoip_database {tmp_path} is not a MaxMind database"]
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     assert check_database(junk) == [
-        "signaling.geoip_database needs the package maxminddb: pip install 'voicegate[geoip]'"
+        "signaling.geoip_database needs the package maxminddb: pip install '.[geoip]'"
     ]
 
 

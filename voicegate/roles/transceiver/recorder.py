@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from enum import IntEnum
@@ -26,6 +27,10 @@ from voicegate.roles.transceiver.recording_files import CallFiles, Directory, Di
 TICK_SECONDS: Final = 0.1
 """How often the thread looks: half a block. Waking it for each piece would take the interpreter's lock from
 the media loop thousands of times a second."""
+BREATH_SECONDS: Final = 0.0001
+BREATH_ITEMS: Final = 64
+"""The thread sleeps for a moment after each recording, and after so many pieces (0.1 ms): the media loop then
+gets the interpreter's lock, for which it would wait up to 5 ms (`sys.getswitchinterval`)."""
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """In the queue: three seconds of two hundred calls, both ways; a disk that stalls longer costs samples."""
 MAX_REMEMBERED: Final = 256
@@ -237,11 +242,14 @@ class _Writer(threading.Thread):
         while not stopping:
             stopping = self.stop.wait(TICK_SECONDS)
             self._directory.scan(self._clock())
-            for recording, kind, payload, at, extra in self._queue.take():
+            for number, (recording, kind, payload, at, extra) in enumerate(self._queue.take(), 1):
                 if recording.live:
                     self._guard(recording, self._take, kind, payload, at, extra)
+                if not number % BREATH_ITEMS:
+                    time.sleep(BREATH_SECONDS)
             for recording in tuple(self._open):
                 self._guard(recording, self._advance)
+                time.sleep(BREATH_SECONDS)
         for recording in tuple(self._open):
             self._guard(
                 recording, self._end, self._clock(), {"type": "recording.ended", "reason": "shutdown"}
