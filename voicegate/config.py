@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from voicegate.proto.address import split_transport
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message tells a person which key, why, and what to write."""
@@ -248,10 +250,8 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
 
 def parse_public(text: str) -> tuple[str, int, bool]:
     """A public address: `parse_listen` and whether it is TCP, as in `203.0.113.10:443/tcp`."""
-    address, slash, transport = text.partition("/")
-    if slash and transport not in ("udp", "tcp"):
-        raise ValueError(f"{text!r}: behind the / there is udp or tcp")
-    return *parse_listen(address), transport == "tcp"
+    address, is_tcp = split_transport(text)
+    return *parse_listen(address), is_tcp
 
 
 def parse_location(text: str) -> tuple[float, float] | None:

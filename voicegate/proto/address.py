@@ -81,14 +81,20 @@ def split_host_port(text: str) -> tuple[str, int]:
 def split_public(text: str) -> tuple[str, int, bool]:
     """(numeric host, port, whether it is TCP) of a public address: `host:port`, with `/tcp` behind it for
     ICE-TCP. ValueError says what is wrong with it."""
+    address, is_tcp = split_transport(text)
+    host, port = split_host_port(address)
+    try:
+        return str(parse_ip(host)), port, is_tcp
+    except ValueError:
+        raise ValueError(f"{text!r}: {host!r} is not an IP address; names are not looked up") from None
+
+
+def split_transport(text: str) -> tuple[str, bool]:
+    """What stands before `/udp`, `/tcp` or nothing, and whether that is TCP; ValueError for another word."""
     address, slash, transport = text.partition("/")
     if slash and transport not in ("udp", "tcp"):
         raise ValueError(f"{text!r}: behind the / there is udp or tcp")
-    host, port = split_host_port(address)
-    try:
-        return str(parse_ip(host)), port, transport == "tcp"
-    except ValueError:
-        raise ValueError(f"{text!r}: {host!r} is not an IP address; names are not looked up") from None
+    return address, transport == "tcp"
 
 
 def join_host_port(host: str, port: int) -> str:

@@ -111,20 +111,27 @@ def parse_frames_untrusted(datagram: bytes) -> list[tuple[ClientAddress, bytes]]
     position = LINK_HEADER_LENGTH
     end = len(datagram)
     while position < end:
-        known = _FORMS.get(datagram[position])
-        if known is None or end - position < known[1]:
-            raise BadPacket("link_frame")
-        form, header_length = known
-        client, length = form.unpack_from(datagram, position)
-        if header_length & 1 == 0 and client[-1:] != TCP_SUFFIX:
-            raise BadPacket("link_frame")
-        position += header_length + length
-        if position > end:
-            raise BadPacket("link_frame")
-        frames.append((client, datagram[position - length : position]))
+        client, start, position = parse_frame_untrusted(datagram, position, end)
+        frames.append((client, datagram[start:position]))
     if not frames:
         raise BadPacket("link_frame")
     return frames
+
+
+def parse_frame_untrusted(
+    data: bytes | memoryview, position: int, end: int
+) -> tuple[ClientAddress, int, int]:
+    """The frame that begins at `position` < `end`: its client, and where its payload begins and ends.
+    BadPacket(`link_frame`) when it is not whole before `end`."""
+    known = _FORMS.get(data[position])
+    if known is None or end - position < known[1]:
+        raise BadPacket("link_frame")
+    form, header_length = known
+    client, length = form.unpack_from(data, position)
+    start = position + header_length
+    if start + length > end or (header_length & 1 == 0 and client[-1:] != TCP_SUFFIX):
+        raise BadPacket("link_frame")
+    return client, start, start + length
 
 
 class LinkGuard:

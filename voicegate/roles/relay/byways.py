@@ -20,7 +20,7 @@ from voicegate.net.streams import Streams
 from voicegate.net.udp import UdpSocket
 from voicegate.proto.address import IPV4_LENGTH, ClientAddress, is_tcp, pack_address
 from voicegate.proto.errors import BadPacket
-from voicegate.proto.link import pack_frames, parse_frames_untrusted
+from voicegate.proto.link import pack_frames, parse_frame_untrusted, parse_frames_untrusted
 from voicegate.proto.link_control import Hello, answer_hello, encode_control, parse_control_untrusted
 from voicegate.roles.relay.core import RelayCore
 from voicegate.roles.relay.counts import PlaneCounts
@@ -204,28 +204,21 @@ class Byways:
         """Send one frame of a link datagram to its TCP client, or to the relay that has it. Returns where the
         next one begins, or -1 when this is none."""
         try:
-            length = int.from_bytes(view[position + 8 : position + 10], "big")
-            header = 10
-            if view[position] == 0x46:
-                header = 22
-                length = int.from_bytes(view[position + 20 : position + 22], "big")
-            stop = position + header + length
-            if view[position] not in (0x44, 0x46) or stop > end:
-                return -1
-            client = ClientAddress(bytes(view[position + 1 : position + header - 2]))
-        except IndexError:
+            client, start, stop = parse_frame_untrusted(view, position, end)
+        except BadPacket:
             return -1
-        payload = bytes(view[position + header : stop])
+        payload = bytes(view[start:stop])
         if not payload:
             self.release(route, client)
             return stop
-        flow = self._core.to_client(route, client, payload, time.monotonic())
+        now = time.monotonic()
+        flow = self._core.to_client(route, client, payload, now)
         if flow is None:
             return stop
         if flow.port == self._ways_out.tcp and self._streams is not None:
-            if self._streams.send(client, payload, time.monotonic()):
+            if self._streams.send(client, payload, now):
                 self._counts.totals["transceiver_packets"] += 1
-                self._counts.totals["transceiver_bytes"] += length
+                self._counts.totals["transceiver_bytes"] += len(payload)
         elif (back := self._ways_out.relay(flow.port)) is not None:
             self._forward(back, [(client, payload)])
         else:

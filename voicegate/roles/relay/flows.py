@@ -68,6 +68,7 @@ class Flow:
         self.checked = NEVER
         """When its last check came. NEVER: a flow that another told us of, see `RelayCore.learn`."""
         self.confirmed_at = NEVER
+        """When the transceiver answered its check, or when it was learned."""
         self.client_seen = NEVER
         """When the client last sent anything but STUN."""
         self.settled = False
