@@ -22,9 +22,7 @@ import trio
 from voicegate import __version__, logs
 from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, load_config
 from voicegate.config_checks import check
-from voicegate.keyfile import KeyFileError, configured_secrets, watch_key_file
-from voicegate.keys_command import main as keys_command
-from voicegate.keys_command import valid_seconds
+from voicegate.keyfile import KeyFileError, configured_secrets, valid_seconds, watch_key_file
 from voicegate.net.registry import RegistryError, open_registry
 from voicegate.net.zygote import Zygote, start_zygote
 from voicegate.proto.keys import ClusterKeys
@@ -41,6 +39,8 @@ _log = logs.get_logger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["keys"]:
+        from voicegate.keys_command import main as keys_command
+
         return keys_command(arguments[1:])
     if arguments[:1] == ["load"]:
         from voicegate.load.command import main as load_command
@@ -138,7 +138,7 @@ async def _run_roles(config: Config, roles: Sequence[Role], zygote: Zygote | Non
             try:
                 ready[role] = await stages.start(partial(_load(role), config, context))
             except* OSError as group:
-                cause = _first(group)
+                cause = logs.first_error(group)
                 reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
                 raise StartError(f"{role} cannot start: {reason}") from None
             if role == "relay" and config.signaling.advertise == DEFAULT_ADVERTISE:
@@ -234,7 +234,7 @@ def _invite(config: Config, url: str) -> None:
 
 def _report(error: BaseException) -> int:
     """One line for what a person can act on; for anything else the log has the traceback."""
-    cause = _first(error)
+    cause = logs.first_error(error)
     if isinstance(cause, StartError | RegistryError | ConfigError | KeyFileError):
         print(f"voicegate: {cause}", file=sys.stderr)
         return 1
@@ -243,9 +243,3 @@ def _report(error: BaseException) -> int:
     _log.error("voicegate failed", exc_info=error)
     print(f"voicegate: failed: {type(cause).__name__}: {cause}", file=sys.stderr)
     return 1
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

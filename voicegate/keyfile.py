@@ -19,8 +19,10 @@ from pathlib import Path
 import trio
 
 from voicegate import logs
-from voicegate.config import KeysConfig
+from voicegate.config import Config, KeysConfig
+from voicegate.proto.client_secret import MAX_SECONDS
 from voicegate.proto.keys import ClusterKeys, parse_secrets
+from voicegate.proto.ticket import EXPIRY_UNIT, GRACE_SECONDS
 
 POLL_SECONDS = 0.5
 """Between two readings. Content is compared and not the time of a change: a mounted Kubernetes Secret
@@ -39,6 +41,12 @@ class KeyFileError(Exception):
 def configured_secrets(config: KeysConfig) -> tuple[str, ...]:
     """The `ID:SECRET` entries of `keys.file` or `keys.secrets`; empty when neither is set. KeyFileError."""
     return entries_of(read_key_file(config.file)) if config.file else config.secrets
+
+
+def valid_seconds(config: Config) -> float:
+    """How long something that is minted now may be in use: a ticket, or an `ek_` that makes a ticket."""
+    call = config.transceiver.max_call_seconds + GRACE_SECONDS + EXPIRY_UNIT
+    return max(call, float(MAX_SECONDS))
 
 
 def read_key_file(path: str) -> str:

@@ -23,13 +23,12 @@ from voicegate.keyfile import (
     edit,
     entries_of,
     read_key_file,
+    valid_seconds,
     write_key_file,
 )
 from voicegate.logs import configure
 from voicegate.net.registry import Registry, RegistryError, open_registry
-from voicegate.proto.client_secret import MAX_SECONDS
 from voicegate.proto.keys import ClusterKeys
-from voicegate.proto.ticket import EXPIRY_UNIT, GRACE_SECONDS
 from voicegate.rotation import (
     Process,
     State,
@@ -63,12 +62,6 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigError, KeyFileError) as error:
         print(f"voicegate: {error}", file=sys.stderr)
         return 2
-
-
-def valid_seconds(config: Config) -> float:
-    """How long something that is minted now may be in use: a ticket, or an `ek_` that makes a ticket."""
-    call = config.transceiver.max_call_seconds + GRACE_SECONDS + EXPIRY_UNIT
-    return max(call, float(MAX_SECONDS))
 
 
 class _Refused(Exception):

@@ -53,6 +53,13 @@ _ADDRESS_TEXT = re.compile(
 )
 
 
+def first_error(error: BaseException) -> BaseException:
+    """What is to be told of an error that nurseries may have wrapped in groups: the first in them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     """Set up this process's logs; `stream` is stderr unless a test gives another."""
     target = stream if stream is not None else sys.stderr

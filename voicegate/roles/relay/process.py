@@ -73,10 +73,10 @@ async def _run(config: Config, channel: Channel[ToWorker]) -> int:
             await _obey(config, channel, keys, registry, nursery)
             nursery.cancel_scope.cancel()
     except* ConfigError as group:
-        channel.send_nowait(Failed(str(_first(group))))
+        channel.send_nowait(Failed(str(logs.first_error(group))))
         status = 1
     except* RegistryError as group:
-        _log.error("a worker cannot start", reason=str(_first(group)))
+        _log.error("a worker cannot start", reason=str(logs.first_error(group)))
         status = 1
     return status
 
@@ -113,9 +113,3 @@ async def _forward(worker: Worker, channel: Channel[ToWorker]) -> None:
                 await trio.sleep(pause)
     finally:
         worker.close()
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
