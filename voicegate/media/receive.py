@@ -150,7 +150,7 @@ class ReceiveBuffer:
         packet."""
         if self._held:
             return self._gap_deadline()
-        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait())
+        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait)
 
     def statistics(self) -> ReceiveCounts:
         return self.counts
@@ -165,7 +165,7 @@ class ReceiveBuffer:
     # Order
 
     def _gap_deadline(self) -> float:
-        return next(iter(self._held.values())).arrival + self._jitter.wait()  # the first one came first
+        return next(iter(self._held.values())).arrival + self._jitter.wait  # the first one came first
 
     def _hold(self, packet: RtpPacket, blocks: tuple[RedBlock, ...], now: float) -> None:
         self._held[packet.sequence] = _Held(packet, now, False)
@@ -348,7 +348,7 @@ class ReceiveBuffer:
 
     def _give_live_silence(self, now: float) -> None:
         """The client's pause while it lasts."""
-        due = self._pause.due(now, self._jitter.wait())
+        due = self._pause.due(now, self._jitter.wait)
         if due:
             self._allowance.refill(now)
             samples = min(due, MAX_SILENCE, self._allowance.samples())

@@ -218,9 +218,11 @@ class CallAudio:
     def next_deadline(self) -> float | None:
         """The earliest of the next frame, the next gap, or silence, and the next report."""
         deadline = self._reporter.next_deadline()
-        for other in (self._playout.next_deadline(), self._receive.next_deadline()):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
+        frame, gap = self._playout.next_deadline(), self._receive.next_deadline()
+        if frame is not None and (deadline is None or frame < deadline):
+            deadline = frame
+        if gap is not None and (deadline is None or gap < deadline):
+            deadline = gap
         return deadline
 
     def statistics(self) -> dict[str, object]:
