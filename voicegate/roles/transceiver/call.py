@@ -123,7 +123,8 @@ class Call:
             self._do_chores(now)
         if self.state is CallState.ACTIVE:
             self.audio.handle_timeout(now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
 
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         return self._transmits.popleft() if self._transmits else None
@@ -336,13 +337,14 @@ class Call:
             self._authenticated_from(client, now)
             self.milestones.setdefault("first_packet_in", now)
             self.audio.receive_rtp(plain, now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
         return Proof.NEW
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
         if client != self.client:
             self._send_to(client)
-        self._note_authentic(client, now)
+        self._life.last_authenticated = self._life.client_heard = now
 
     def _note_authentic(self, client: ClientAddress, now: float) -> None:
         self._life.last_authenticated = now
