@@ -51,9 +51,13 @@ class ReceiveStatistics:
 
     def update(self, sequence: int, timestamp: int, now: float) -> bool:
         """Count one packet; False when its sequence number makes no sense (yet)."""
-        if self._highest is None:
+        highest = self._highest
+        if highest is None:
             self._start(sequence)
-        elif not self._update_sequence(sequence, self._highest):
+        elif sequence == highest + 1:  # nearly always
+            self._highest = sequence
+            self.missed = 0
+        elif not self._update_sequence(sequence, highest):
             return False
         self.received += 1
         self.heard_at = now
