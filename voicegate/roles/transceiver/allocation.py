@@ -111,6 +111,7 @@ def make_call(
         now=now,
         red_payload_type=offer.audio.red_payload_type,
         cn_payload_type=offer.audio.cn_payload_type,
+        telephone_event=offer.audio.telephone_event,
         keep_warm=wishes.keep_warm,
     )
     channel = None

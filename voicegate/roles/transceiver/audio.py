@@ -2,6 +2,7 @@
 
 in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits; silence while the client pauses
 out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
+keys  telephone events ─► Keypad ─► `presses`
 RTCP  reports about both, every 5 s or so; BYE at the end
 """
 
@@ -10,19 +11,30 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import NamedTuple
 
 from voicegate.media.codec import open_decoder
+from voicegate.media.dtmf import Keypad
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
 from voicegate.media.recording import Tap
 from voicegate.media.sending import PayloadTypes, RtpSender
 from voicegate.proto.rtcp import Bye
 from voicegate.proto.rtcp_session import PLAIN, RtcpOptions, RtcpReporter
-from voicegate.proto.rtp import parse_rtp_untrusted
-from voicegate.proto.sdp import AudioFormat
+from voicegate.proto.rtp import RtpPacket, parse_rtp_untrusted
+from voicegate.proto.sdp import AudioFormat, TelephoneEventFormat
 
 MAX_EARLY_BYTES = 30 * 48_000
 """30 s of the agent's audio, kept until the client is connected: as long as a set-up may take."""
+
+
+class Press(NamedTuple):
+    """A key of the client's keypad."""
+
+    key: str
+    """0 to 9, *, #, A to D."""
+    wall: float
+    """When it came, in seconds since 1970."""
 
 
 class CallAudio:
@@ -43,10 +55,11 @@ class CallAudio:
         now: float,
         red_payload_type: int | None = None,
         cn_payload_type: int | None = None,
+        telephone_event: TelephoneEventFormat | None = None,
         keep_warm: bool = False,
     ) -> None:
         """`red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
-        2198), and the client comfort noise (RFC 3389).
+        2198), and the client comfort noise (RFC 3389). `telephone_event`: how it may send keys (RFC 4733).
 
         `keep_warm`: send a little silence whenever the agent says nothing (`Playout.keep_warm`).
         """
@@ -68,7 +81,12 @@ class CallAudio:
             format.payload_type,
             red_payload_type=red_payload_type,
             cn_payload_type=cn_payload_type,
+            event_payload_type=None if telephone_event is None else telephone_event.payload_type,
         )
+        self.presses: deque[Press] = deque()
+        """Keys pressed, to be taken by whoever drains; as many as the last packet told of."""
+        self._event_payload_type, event_clock_rate = telephone_event or (None, format.clock_rate)
+        self._keypad = Keypad(format.clock_rate, event_clock_rate)
         self._playout = Playout(first_timestamp, format.clock_rate)
         self._keep_warm = keep_warm and listening
         self._early: bytearray | None = bytearray()
@@ -96,8 +114,15 @@ class CallAudio:
         """Take one decrypted RTP packet. Raises BadPacket."""
         packet = parse_rtp_untrusted(data)
         self._reporter.received(packet, now)
+        if packet.payload_type == self._event_payload_type:
+            self._receive_keys(packet, now)
         self._receive.push(packet, now)
         self._send_reports()
+
+    def _receive_keys(self, packet: RtpPacket, now: float) -> None:
+        self._keypad.push(packet)
+        while (key := self._keypad.poll_key()) is not None:
+            self.presses.append(Press(key, now + self._wall_offset))
 
     def poll_pcm(self) -> bytes | None:
         return self._receive.poll_pcm()
@@ -226,6 +251,7 @@ class CallAudio:
     def statistics(self) -> dict[str, object]:
         return {
             "receive": asdict(self._receive.statistics()),
+            "keypad": asdict(self._keypad.statistics()),
             "playout": asdict(self._playout.statistics()),
             "sending": self._sender.statistics(),
             "quality": self._reporter.statistics()._asdict(),

@@ -85,6 +85,8 @@ class Entry:
                 break
             if call.ended is None:
                 self._receive(message, now)
+        while call.audio.presses:
+            conversation.key_pressed(call.audio.presses.popleft(), now)
         while (addressed := conversation.poll_to_clients()) is not None:
             event, audience = addressed
             if Audience.CLIENT in audience:
