@@ -32,28 +32,33 @@ from tests.support import speech
 from tests.support.models import official
 from voicegate import logs
 from voicegate.agents import realtime as client_module
+from voicegate.agents import waiting
+from voicegate.agents.dialing import check_settings
 from voicegate.agents.frames import text_frame
 from voicegate.agents.parrot.server import serve_parrot
 from voicegate.agents.readers import Readers
-from voicegate.agents.realtime import (
-    MAX_BAD_EVENTS,
+from voicegate.agents.realtime import MAX_BAD_EVENTS, AgentEvent, AgentReady, RealtimeAgent
+from voicegate.agents.waiting import (
+    FLOOD_BYTES,
+    FLOOD_EVENTS,
     MAX_WAITING_AUDIO,
+    MAX_WAITING_EVENTS,
+    FloodMeter,
+)
+from voicegate.agents.websocket import AgentLost
+from voicegate.config import AgentConfig, ConfigError, LogConfig
+from voicegate.proto import realtime
+from voicegate.proto.realtime import (
+    BYTES_PER_MS,
     AgentError,
-    AgentEvent,
-    AgentLost,
-    AgentReady,
     AudioDelta,
     AudioDone,
     OtherEvent,
-    RealtimeAgent,
+    ResponseCreated,
     ResponseDone,
     SpeechStarted,
     SpeechStopped,
-    check_settings,
 )
-from voicegate.config import AgentConfig, ConfigError, LogConfig
-from voicegate.proto import realtime
-from voicegate.proto.realtime import BYTES_PER_MS
 
 pytestmark = pytest.mark.anyio
 
@@ -260,7 +265,7 @@ async def test_what_was_said_before_the_agent_came_is_heard_first_and_in_order()
         for frame in frames[100:]:
             call.agent.send_audio_nowait(frame)
         call.agent.send_event_nowait(realtime.encode_response_create())
-        await call.until(client_module.ResponseCreated)
+        await call.until(ResponseCreated)
     assert heard == pcm
     # A second each of what waited is one append; later frames go as they come while the wire is clear.
     append = "input_audio_buffer.append"
@@ -755,11 +760,11 @@ async def test_a_flood_of_events_ends_the_call(event: Mapping[str, Any]) -> None
         call = Call(url)
         assert (await call.lost()).reason == "agent_flood"
     # One turn at most beyond the bound.
-    assert 0 <= len(call.events) - client_module.FLOOD_EVENTS <= client_module.TURN_EVENTS
+    assert 0 <= len(call.events) - FLOOD_EVENTS <= client_module.TURN_EVENTS
 
 
 async def test_a_flood_of_audio_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FLOOD_BYTES", 4 * 1024 * 1024)
+    monkeypatch.setattr(waiting, "FLOOD_BYTES", 4 * 1024 * 1024)
     pcm = bytes(10_000 * BYTES_PER_MS)
 
     async def script(peer: Peer) -> None:
@@ -775,14 +780,14 @@ async def test_a_flood_of_audio_ends_the_call(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_flood_is_what_comes_in_one_window() -> None:
-    meter = client_module._FloodMeter()
+    meter = FloodMeter()
     for second in range(1000):  # exactly the bound, for a long time
         at = float(second)
-        assert not meter.exceeded(client_module.FLOOD_EVENTS // 10, client_module.FLOOD_BYTES // 10, at)
-    assert not meter.exceeded(client_module.FLOOD_EVENTS, client_module.FLOOD_BYTES, 2000.0)
+        assert not meter.exceeded(FLOOD_EVENTS // 10, FLOOD_BYTES // 10, at)
+    assert not meter.exceeded(FLOOD_EVENTS, FLOOD_BYTES, 2000.0)
     assert meter.exceeded(1, 0, 2009.9)
     assert not meter.exceeded(1, 0, 2010.0)
-    assert meter.exceeded(0, client_module.FLOOD_BYTES + 1, 2010.1)
+    assert meter.exceeded(0, FLOOD_BYTES + 1, 2010.1)
 
 
 @pytest.mark.parametrize(
@@ -847,7 +852,7 @@ async def test_an_agent_that_takes_nothing_is_given_up_and_memory_is_bounded() -
             accepted = 0
             while call.agent.send_event_nowait({"type": "response.create"}):
                 accepted += 1
-            assert accepted == client_module.MAX_WAITING_EVENTS
+            assert accepted == MAX_WAITING_EVENTS
             assert call.agent.statistics()["events_dropped"] == 1
 
         nursery.start_soon(speak)

@@ -24,17 +24,16 @@ from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.realtime import ServerEvent
 from voicegate.proto.stun import peek_username_untrusted
 from voicegate.roles.transceiver.allocation import Identity, Wishes, make_call
-from voicegate.roles.transceiver.call import (
-    Call,
+from voicegate.roles.transceiver.call import Call, Proof
+from voicegate.roles.transceiver.entry import Entry, Upstream
+from voicegate.roles.transceiver.life import (
     CallEvent,
     CallLimits,
     CallState,
     Connected,
     Ended,
     EndReason,
-    Proof,
 )
-from voicegate.roles.transceiver.entry import Entry, Upstream
 from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.paths import Paths
 from voicegate.roles.transceiver.relays import Relays
