@@ -16,7 +16,10 @@ from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.session import ANSWER_SECONDS, MAX_PENDING
 
 PCM = {"type": "audio/pcm", "rate": 24000}
-NARROW = realtime.pcm_formats(16_000, 8_000)
+NARROW = {
+    "input": realtime.audio_format("audio/pcm", 16_000),
+    "output": realtime.audio_format("audio/pcm", 8_000),
+}
 
 SDK = {
     "type": "realtime",
@@ -318,5 +321,6 @@ def test_an_agent_that_speaks_another_format_is_told_of_once(said: dict[str, Any
     assert error["error"]["code"] == "agent_audio_format"
     assert error["error"]["param"] == "session.audio.output.format"
     assert "24000 Hz" in error["error"]["message"]
-    assert "agent.audio_rate_out" in error["error"]["message"]
+    key = "agent.audio_rate_out" if said["type"] == "audio/pcm" else "agent.audio_format_out"
+    assert key in error["error"]["message"]
     assert len(scene.of("session.updated")) == 3

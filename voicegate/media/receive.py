@@ -84,6 +84,7 @@ class ReceiveBuffer:
     ) -> None:
         self.counts = ReceiveCounts()
         self._decoder = decoder
+        self._samples_per_byte = decoder.sound.samples_per_byte
         self._payload_type = payload_type
         self._red_payload_type = red_payload_type
         self._cn_payload_type = cn_payload_type
@@ -131,7 +132,7 @@ class ReceiveBuffer:
             self._hold(packet, blocks, now)
 
     def poll_pcm(self) -> bytes | None:
-        """The next piece of the line, any whole number of samples, or None."""
+        """The next piece of the line, any whole number of samples of `decoder.sound`, or None."""
         return self._pcm.popleft() if self._pcm else None
 
     def flush(self, now: float) -> None:
@@ -296,7 +297,7 @@ class ReceiveBuffer:
         self.counts.played += 1
         self.counts.decoded_samples += self._emit(pcm)
         self._missing = 0
-        samples = len(pcm) // 2
+        samples = int(len(pcm) * self._samples_per_byte)
         self._timestamp = (packet.timestamp + samples * decoder.clock_rate // PCM_RATE) & 0xFFFFFFFF
         self._pause.heard(arrival + samples / PCM_RATE, len(payload) <= decoder.dtx_bytes)
 
@@ -369,7 +370,7 @@ class ReceiveBuffer:
     def _emit_silence(self, samples: int) -> int:
         repaid = self._pause.repay(samples, self._timestamp)
         self.counts.repaid_samples += repaid
-        emitted = self._emit(bytes(2 * (samples - repaid)))
+        emitted = self._emit(self._decoder.sound.silent(samples - repaid))
         self.counts.silence_samples += emitted
         return emitted
 
@@ -383,7 +384,7 @@ class ReceiveBuffer:
         return pcm
 
     def _emit(self, pcm: bytes) -> int:
-        samples = len(pcm) // 2
+        samples = int(len(pcm) * self._samples_per_byte)
         if samples:
             self._allowance.spend(samples)
             if len(self._pcm) < MAX_UNREAD:

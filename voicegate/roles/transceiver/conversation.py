@@ -459,6 +459,6 @@ class Conversation:
         return False
 
 
-_NO_APPENDS: Final = "Appended audio is 24 kHz PCM here, and the agent has to hear that too."
+_NO_APPENDS: Final = "Appended audio is 24 kHz PCM or G.711, as the session says and as the agent hears it."
 _SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))
