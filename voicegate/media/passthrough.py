@@ -2,7 +2,7 @@
 client.
 
 Nothing is decoded but to conceal what is lost, by repeat-and-fade: the last 20 ms again and again, down to
-silence in 60 ms. Measured, per 20-ms frame: 0.3 us each way.
+silence in 60 ms. Measured, per 20-ms frame: less than 0.1 us each way, 20 to conceal.
 """
 
 from __future__ import annotations

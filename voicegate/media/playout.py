@@ -103,6 +103,7 @@ class Playout:
         self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
         self._sound = sound
         self._frame_bytes = sound.frame_bytes
+        self._samples_per_byte = sound.samples_per_byte
         self._silence = sound.silent(FRAME_SAMPLES)
         # Each `_frame_bytes`; a shorter one is the end of an answer. With `_partial`, never more than
         # `_limit`, and one that `pause` took back.
@@ -201,7 +202,7 @@ class Playout:
             self.counts.silence_frames += 1
             return Frame(pcm, timestamp, False)
         self._heard_until = end
-        self._played += self._sound.samples(pcm)
+        self._played += int(len(pcm) * self._samples_per_byte)
         self.counts.frames += 1
         marker, self._marker = self._marker, False
         if len(pcm) != self._frame_bytes:
@@ -232,7 +233,7 @@ class Playout:
         """Samples pushed and neither given out nor dropped."""
         ready = self._ready
         size = self._queued + (0 if ready is None or ready is self._silence else len(ready))
-        return int(size * self._sound.samples_per_byte)
+        return int(size * self._samples_per_byte)
 
     def heard_until(self) -> float | None:
         """When the agent's last frame given out has been spoken to its end here; None before the first."""
