@@ -20,8 +20,8 @@ EVENTS = st.builds(
 )
 
 
-def test_the_example_of_the_rfc() -> None:
-    """RFC 4733 section 5, figure 5 as far as it is bytes: "1" at -7 dBm0, 3200 units, ended."""
+def test_each_field_is_where_the_rfc_has_it() -> None:
+    """RFC 4733 section 2.3, figure 1: "1" at -7 dBm0, 3200 units, ended."""
     (event,) = parse_telephone_events_untrusted(bytes.fromhex("01 87 0c80"))
     assert event == TelephoneEvent(1, True, 7, 3200)
     assert KEYS[event.code] == "1"
