@@ -47,6 +47,7 @@ class ReceiveStatistics:
         self._last_sr = 0
         self._arrival_of_sr = 0.0
         self.heard_at = 0.0
+        self._highest: int | None = None
         self._start(None)
 
     def update(self, sequence: int, timestamp: int, now: float) -> bool:
@@ -102,7 +103,7 @@ class ReceiveStatistics:
     def _start(self, sequence: int | None) -> None:
         """init_seq of appendix A.1."""
         self._base = sequence or 0
-        self._highest: int | None = sequence
+        self._highest = sequence
         self._bad_sequence = -1
         self._cycles = 0
         self.received = 0
