@@ -141,6 +141,7 @@ def _figures(calls: Calls, sample: Sample) -> Figures:
         "cpu_ms_per_call_second": sample.cpu / sample.seconds / count * 1000,
         "core": sample.cpu / sample.seconds,
         "others_core": {name: cpu / sample.seconds for name, cpu in sample.others.items()},
+        "foreign_core": sample.foreign / sample.seconds,
         "deviation_ms": _spread(deviation),
         "gap_ms": _spread(gaps),
         "packets_back_per_call_second": (len(gaps) + count) / sample.seconds / count,
