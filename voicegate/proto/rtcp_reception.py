@@ -39,6 +39,7 @@ class ReceiveStatistics:
     """On the RTP clock."""
     missed: int
     """Packets that are missing right before the last one; they may yet come."""
+    _highest: int | None
     _expected_before: int
     _received_before: int
 
@@ -102,7 +103,7 @@ class ReceiveStatistics:
     def _start(self, sequence: int | None) -> None:
         """init_seq of appendix A.1."""
         self._base = sequence or 0
-        self._highest: int | None = sequence
+        self._highest = sequence
         self._bad_sequence = -1
         self._cycles = 0
         self.received = 0
