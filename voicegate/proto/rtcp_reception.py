@@ -48,6 +48,7 @@ class ReceiveStatistics:
         self._last_sr = 0
         self._arrival_of_sr = 0.0
         self.heard_at = 0.0
+        self._highest: int | None = None
         self._start(None)
 
     def update(self, sequence: int, timestamp: int, now: float) -> bool:
