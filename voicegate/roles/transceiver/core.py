@@ -86,7 +86,8 @@ class TransceiverCore:
         self._calls: dict[str, Entry] = {}
         self._by_ufrag: dict[bytes, Entry] = {}
         self._wheel: list[tuple[float, int, Entry]] = []
-        self._upstream: deque[Upstream] = deque()
+        self.upstream: deque[Upstream] = deque()
+        """To be looked at; taken with `poll_upstream`."""
         self._sidebands: deque[tuple[str, bytes]] = deque()
         self._events: deque[tuple[str, CallEvent]] = deque()
         self._failures: deque[tuple[str, Exception]] = deque(maxlen=MAX_FAILURES)
@@ -250,7 +251,7 @@ class TransceiverCore:
 
     def poll_upstream(self) -> Upstream | None:
         """The next thing for an agent."""
-        return self._upstream.popleft() if self._upstream else None
+        return self.upstream.popleft() if self.upstream else None
 
     def poll_sideband(self) -> tuple[str, bytes] | None:
         """(call id, event as JSON) for all sidebands of that call."""
@@ -307,11 +308,11 @@ class TransceiverCore:
 
     def _drain(self, entry: Entry, now: float) -> None:
         call = entry.call
-        entry.exchange(now, self._upstream, self._sidebands)
+        entry.exchange(now, self.upstream, self._sidebands)
         while (event := call.poll_event()) is not None:
             if isinstance(event, Connected):
                 entry.conversation.handle_timeout(now)  # what waited for the client begins to be heard
-                entry.exchange(now, self._upstream, self._sidebands)
+                entry.exchange(now, self.upstream, self._sidebands)
             self._events.append((call.call_id, event))
             if isinstance(event, Ended):
                 self._send(entry)

@@ -289,7 +289,7 @@ class Worker:
 
     def _send_upstream(self) -> None:
         core, sessions = self._core, self._sessions
-        while (item := core.poll_upstream()) is not None:
+        while core.upstream and (item := core.poll_upstream()) is not None:
             if (session := sessions.get(item.call_id)) is not None:
                 if item.is_audio:
                     session.agent.send_audio_nowait(item.data)
