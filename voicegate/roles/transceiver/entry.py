@@ -22,7 +22,7 @@ _TOLERANCE = 1e-6
 
 
 class Upstream(NamedTuple):
-    """Something for a call's agent. One line carries both kinds, so that a commit stays behind its audio."""
+    """Something for a call's agent (`ToAgent`)."""
 
     call_id: str
     is_audio: bool
@@ -33,7 +33,7 @@ class Upstream(NamedTuple):
 class Entry:
     """One call. `serial` orders equal deadlines."""
 
-    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
+    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
 
     def __init__(
         self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
@@ -47,11 +47,10 @@ class Entry:
         """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
         self.armed: float | None = None
         """The deadline of this call's valid entry in the wheel."""
-        self.tap: Tap | None = None
 
     def record(self, tap: Tap) -> None:
         """Leave what is heard, said and told from now on there."""
-        self.tap = self.call.audio.tap = tap
+        self.call.audio.tap = tap
         self.conversation.record(tap)
 
     def handle_timeout(self, now: float) -> None:
@@ -73,13 +72,9 @@ class Entry:
         """Carry events between channel, conversation, agent and sidebands until all is still."""
         call, conversation, call_id = self.call, self.conversation, self.call.call_id
         while True:
-            # The microphone first: a client's commit or clear has flushed what was said before it.
-            while (pcm := call.poll_audio()) is not None:
-                upstream.append(Upstream(call_id, True, pcm))
-                if self.tap is not None:
-                    self.tap.hear(pcm, now)
-            while (event := conversation.poll_to_agent()) is not None:
-                upstream.append(Upstream(call_id, False, event))
+            conversation.hear_microphone(now)
+            while (item := conversation.poll_to_agent()) is not None:
+                upstream.append(Upstream(call_id, *item))
             message = call.poll_message()
             if message is None:
                 break

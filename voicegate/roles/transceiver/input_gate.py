@@ -8,6 +8,7 @@ goes from the turn's beginning on. Places are samples at 24 kHz since the start 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from voicegate.proto.realtime import SAMPLE_RATE
@@ -22,28 +23,29 @@ _SAMPLE: Final = 2
 
 
 class InputGate:
-    """One call's. `keeps`: a turn is remembered, so that it can be said to the agent once more."""
+    """One call's. `send` takes what goes to the agent; `keeps`: a turn is remembered, so that it can be said to
+    the agent once more."""
 
-    def __init__(self, position: int, *, keeps: bool) -> None:
+    def __init__(self, send: Callable[[bytes], None], position: int, *, keeps: bool) -> None:
         self.is_open = False
+        self._send = send
         self._keeps = keeps
         self._position = position  # behind the last sample that came
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._turn = bytearray()
-        self._released: list[bytes] = []
 
-    def take(self, pcm: bytes) -> bytes:
-        """The next of the microphone; returns what of it goes to the agent at once."""
+    def take(self, pcm: bytes) -> None:
+        """The next of the microphone."""
         self._position += len(pcm) // _SAMPLE
         if self.is_open:
             self._keep(pcm)
-            return pcm
+            self._send(pcm)
+            return
         self._held.append(pcm)
         self._held_bytes += len(pcm)
         while self._held_bytes - len(self._held[0]) >= HELD_SECONDS * SAMPLE_RATE * _SAMPLE:
             self._held_bytes -= len(self._held.popleft())
-        return b""
 
     def open_at(self, place: int) -> None:
         """A turn began there: what is held from there on goes, and what comes. Most of it may have gone."""
@@ -55,7 +57,8 @@ class InputGate:
         self.is_open = True
         self._turn.clear()
         self._keep(held[start:])
-        self._released.append(held[start:])
+        if held[start:]:
+            self._send(held[start:])
 
     def shut(self) -> None:
         """The turn is over, or may be."""
@@ -70,15 +73,7 @@ class InputGate:
         self._keep(b"".join(self._held))
         self._forget_held()
         self.is_open = True
-        self._released.append(bytes(self._turn))
-
-    def released(self) -> bytes:
-        """What was held and goes now, once."""
-        if not self._released:
-            return b""
-        pcm = b"".join(self._released)
-        self._released.clear()
-        return pcm
+        self._send(bytes(self._turn))
 
     def _keep(self, pcm: bytes) -> None:
         if self._keeps and len(self._turn) <= MAX_KEPT_SECONDS * SAMPLE_RATE * _SAMPLE:
