@@ -16,6 +16,8 @@ class TurnSettings:
 
     judge: str = "adaptive"
     """The name of the turn judge; `server_vad` means "fixed"."""
+    model: str | None = None
+    """The path of a file that the judge reads, where it needs one."""
     eagerness: str = "auto"
     """For judges that know more than silence: "low", "medium", "auto" (medium) or "high"."""
     silence_duration: float = 0.5
