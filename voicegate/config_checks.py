@@ -55,6 +55,7 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
         problems += _check_transceiver(config)
         problems += _check_recording(config)
         problems += _check_agent(config.agent, together)
+        problems += _check_turns(config)
     if "signaling" in roles:
         problems += _check_signaling(config.signaling)
         if together and not config.recording.directory:
@@ -220,6 +221,22 @@ def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:
     for key in ("connect_seconds", "stall_seconds"):
         if getattr(agent, key) <= 0:
             yield f"agent.{key} must be more than 0"
+
+
+def _check_turns(config: Config) -> Iterator[str]:
+    turns = config.turns
+    for key in ("max_turn_seconds", "user_idle_seconds", "grace_seconds"):
+        if getattr(turns, key) < 0:
+            yield f"turns.{key} must not be negative"
+    for key in ("pause_after_seconds", "stop_after_seconds", "resume_after_seconds"):
+        if getattr(turns, key) <= 0:
+            yield f"turns.{key} must be more than 0"
+    if turns.stop_after_seconds < turns.pause_after_seconds:
+        yield "turns.stop_after_seconds must not be less than turns.pause_after_seconds"
+    if turns.judge == "smart-turn" and not os.path.isfile(turns.smart_turn_model):
+        yield f"turns.smart_turn_model: {turns.smart_turn_model or 'empty'} is not a file; the judge smart-turn reads it"
+    elif turns.judge != "smart-turn" and turns.smart_turn_model:
+        yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
 
 
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:

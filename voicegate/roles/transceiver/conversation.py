@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from voicegate.media.recording import Tap
+from voicegate.media.turns.plugins import Verdict
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.realtime import (
@@ -231,6 +232,11 @@ class Conversation:
                 self._tap.hear(pcm, now)
             self.turns.hear(pcm, now)
             self._buffer_events(now)
+
+    def take_verdict(self, verdict: Verdict, now: float) -> None:
+        """What a judge in a thread has answered."""
+        self.turns.take_verdict(verdict, now)
+        self._buffer_events(now)
 
     def interrupt(self, now: float, reason: Reason, *, told: bool = False) -> None:
         """Silence, at once, and let the agent know how much was heard.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -107,9 +108,8 @@ def _upstream_settings(wanted: object, defaults: TurnSettings) -> TurnSettings:
     """What a listener beside an agent needs to know; whether the rest is right is the agent's to say."""
     interrupts = not isinstance(wanted, Mapping) or wanted.get("interrupt_response", True) is not False
     return TurnSettings(
-        judge="fixed",
-        max_silence=60.0,
-        silence_duration=60.0,  # it is not asked: the agent ends the turns
+        judge="upstream",
+        max_silence=math.inf,
         user_idle=defaults.user_idle,
         interrupts=interrupts and defaults.interrupts,
     )

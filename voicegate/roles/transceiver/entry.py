@@ -16,6 +16,7 @@ from voicegate.roles.transceiver.call import Call
 from voicegate.roles.transceiver.channel import Notice
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.turn_events import Question, Told
 
 _TOLERANCE = 1e-6
 """A timer that fires a rounding error early is on time."""
@@ -68,7 +69,13 @@ class Entry:
         conversation = self.conversation.next_deadline()
         return deadline if conversation is None else min(deadline, conversation)
 
-    def exchange(self, now: float, upstream: deque[Upstream], sidebands: deque[tuple[str, bytes]]) -> None:
+    def exchange(
+        self,
+        now: float,
+        upstream: deque[Upstream],
+        sidebands: deque[tuple[str, bytes]],
+        turns: deque[tuple[str, Told | Question]],
+    ) -> None:
         """Carry events between channel, conversation, agent and sidebands until all is still."""
         call, conversation, call_id = self.call, self.conversation, self.call.call_id
         while True:
@@ -86,6 +93,9 @@ class Entry:
                 call.send_event(event, now)
             if Audience.SIDEBAND in audience:
                 sidebands.append((call_id, event))
+
+        while (news := conversation.turns.events.poll()) is not None:
+            turns.append((call_id, news))
 
     def _receive(self, message: Notice | str | bytes | MessageRejected, now: float) -> None:
         match message:

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from typing import Any, Final, NamedTuple
 
 from voicegate.media.turns import decisions as d
+from voicegate.media.turns.plugins import Pause, TurnJudge
 from voicegate.proto.realtime import SAMPLE_RATE
 from voicegate.roles.transceiver.outbox import EVERYONE, Audience, Outbox
 
@@ -31,6 +32,13 @@ class Told(NamedTuple):
     fields: dict[str, Any]
 
 
+class Question(NamedTuple):
+    """For a judge that is to be asked in a thread."""
+
+    judge: TurnJudge
+    pause: Pause
+
+
 class TurnEvents:
     """One call's."""
 
@@ -39,7 +47,7 @@ class TurnEvents:
         """By decision and reason, since the start."""
         self._outbox = outbox
         self._watchers = Audience(0)
-        self._told: deque[Told] = deque(maxlen=MAX_TOLD)
+        self._news: deque[Told | Question] = deque(maxlen=MAX_TOLD)
 
     def watch(self, audience: Audience) -> None:
         """This party wants to see decisions."""
@@ -56,15 +64,19 @@ class TurnEvents:
         if counted not in self.counts and len(self.counts) >= MAX_KINDS:
             counted = (what, "other")
         self.counts[counted] += 1
-        self._told.append(Told(what, reason, fields))
+        self._news.append(Told(what, reason, fields))
         # That a person is idle is for whoever has `turns.user_idle_seconds` set.
         to = EVERYONE if what == "user_idle" else self._watchers
         if to or self._outbox.tap is not None:
             more = {"reason": reason} if reason else {}
             self._outbox.make(f"voicegate.turn.{what}", to, **more, **fields)
 
-    def poll(self) -> Told | None:
-        return self._told.popleft() if self._told else None
+    def ask(self, question: Question) -> None:
+        self._news.append(question)
+
+    def poll(self) -> Told | Question | None:
+        """The next thing for the shell."""
+        return self._news.popleft() if self._news else None
 
 
 def _describe(decision: d.Decision, base: int) -> tuple[str, str, dict[str, Any]]:
@@ -99,12 +111,12 @@ def _describe(decision: d.Decision, base: int) -> tuple[str, str, dict[str, Any]
                 decision.reason,
                 {"pause_id": decision.pause_id, "eager": decision.eager, **fields},
             )
-        case d.OutputPaused(reason):
-            return "output_paused", reason, {}
-        case d.OutputResumed(reason):
-            return "output_resumed", reason, {}
-        case d.OutputStopped(reason):
-            return "output_stopped", reason, {}
+        case d.OutputPaused(reason, after):
+            return "output_paused", reason, {"after_ms": _whole(after)}
+        case d.OutputResumed(reason, after):
+            return "output_resumed", reason, {"after_ms": _whole(after)}
+        case d.OutputStopped(reason, after):
+            return "output_stopped", reason, {"after_ms": _whole(after)}
         case d.IdleTimeout(start, end):
             return "idle_timeout", "", {"audio_start_ms": _ms(start, base), "audio_end_ms": _ms(end, base)}
         case d.UserIdle(seconds):

@@ -7,14 +7,13 @@ carried out.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from voicegate.media.turns import decisions as d
 from voicegate.media.turns.machine import TurnMachine
-from voicegate.media.turns.plugins import Pause, TurnJudge, Verdict
+from voicegate.media.turns.plugins import TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto import realtime
 from voicegate.roles.transceiver.agent_commits import AgentCommits
@@ -26,7 +25,7 @@ from voicegate.roles.transceiver.outbox import Outbox
 from voicegate.roles.transceiver.playback import CallMedia, Playback
 from voicegate.roles.transceiver.replies import Replies
 from voicegate.roles.transceiver.responses import Responses
-from voicegate.roles.transceiver.turn_events import TurnEvents
+from voicegate.roles.transceiver.turn_events import Question, TurnEvents
 from voicegate.roles.transceiver.upstream import Upstream, What
 
 CONFIRM_SECONDS: Final = 1.0
@@ -60,13 +59,6 @@ class TurnPlan:
 
 NO_PLAN: Final = TurnPlan()
 """Everything is the agent's business."""
-
-
-class Question(NamedTuple):
-    """For a judge that is to be asked in a thread."""
-
-    judge: TurnJudge
-    pause: Pause
 
 
 class Turns:
@@ -103,8 +95,6 @@ class Turns:
         self._agent = AgentCommits()
         self._machine: TurnMachine | None = None
         self._judge: TurnJudge | None = None
-        self._questions: deque[Question] = deque(maxlen=1)
-        """The newest; one about a pause that is over would be dropped anyway."""
         self._places = _Places()
         self._confirm_by: float | None = None
 
@@ -268,9 +258,6 @@ class Turns:
 
     # Judges in threads
 
-    def poll_question(self) -> Question | None:
-        return self._questions.popleft() if self._questions else None
-
     def take_verdict(self, verdict: Verdict, now: float) -> None:
         """A judge's answer to a question."""
         if self._machine is not None:
@@ -329,7 +316,7 @@ class Turns:
                 case d.OutputStopped() if self.mode is not Mode.UPSTREAM:
                     self._stop(now)
                 case d.JudgeAsked(pause) if self._judge is not None:
-                    self._questions.append(Question(self._judge, pause))
+                    self.events.ask(Question(self._judge, pause))
                 case d.EagerEnd():
                     self._ask_early(now)
                 case d.Resumed(_, _, True):
