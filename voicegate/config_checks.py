@@ -233,9 +233,10 @@ def _check_turns(config: Config) -> Iterator[str]:
             yield f"turns.{key} must be more than 0"
     if turns.stop_after_seconds < turns.pause_after_seconds:
         yield "turns.stop_after_seconds must not be less than turns.pause_after_seconds"
-    if turns.judge == "smart-turn" and not os.path.isfile(turns.smart_turn_model):
-        yield f"turns.smart_turn_model: {turns.smart_turn_model or 'empty'} is not a file; the judge smart-turn reads it"
-    elif turns.judge != "smart-turn" and turns.smart_turn_model:
+    model = turns.smart_turn_model
+    if turns.judge == "smart-turn" and not os.path.isfile(model):
+        yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"
+    elif turns.judge != "smart-turn" and model:
         yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
 
 

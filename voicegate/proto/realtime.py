@@ -232,7 +232,7 @@ def session_settings(*layers: Mapping[str, Any], formats: Formats = PCM_FORMATS)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers over one another, the last on top: objects are merged, everything else (null too) is replaced.
+    """The layers over one another, the last on top: objects are merged, all else (null too) is replaced.
 
     So are objects of another `type`: server_vad's numbers mean nothing to semantic_vad.
     """

@@ -1,7 +1,7 @@
 """Mode hybrid: an agent that commits by itself, and turns whose ends are decided here. Pure.
 
-A turn with a pause in it is two commits of the agent's and one reply. The reply is asked for when the turn is over
-and what was said has been committed, whichever is later.
+A turn with a pause in it is two commits of the agent's and one reply. The reply is asked for when the turn is
+over and what was said has been committed, whichever is later.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final, Literal
 
 COMMIT_SECONDS: Final = 1.0
-"""How long after a turn's end its commit is waited for, longer than an agent's silence. Then it is made here, where
-the agent has heard somebody begin; where it has not there is nothing to answer."""
+"""How long after a turn's end its commit is waited for, longer than an agent's silence. Then it is made here,
+where the agent has heard somebody begin; where it has not there is nothing to answer."""
 
 MAX_WORDS: Final = 4000
 """Characters of a turn's transcript that a judge is shown."""
@@ -47,7 +47,8 @@ class AgentCommits:
         return self._words
 
     def turn_began(self) -> None:
-        """By our word: a reply that waits is not wanted any more, and what it was to answer is still there."""
+        """By our word: a reply that waits is not wanted any more, and what it was to answer is still
+        there."""
         self.deadline = None
         self._words = ""
 

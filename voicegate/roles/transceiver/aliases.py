@@ -1,8 +1,8 @@
 """Two names for one item: the one that the clients were told before there was an item, and the agent's. Pure.
 
-`speech_started` names the item that a turn will become. Where that event is made here the agent has not named the
-item yet, so a name is made here too; when the agent commits, it is the item's name for the clients ever after. Only
-events that can name an item of a user are looked at.
+`speech_started` names the item that a turn will become. Where that event is made here the agent has not named
+the item yet, so a name is made here too; when the agent commits, it is the item's name for the clients ever
+after. Only events that can name an item of a user are looked at.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 MAX_ITEMS: Final = 1000
-"""Turns of one call; the oldest are forgotten first, and then go by the agent's names. An hour has some 500."""
+"""Turns of one call; the oldest are forgotten first, and then go by the agent's names. An hour has some
+500."""
 
 _SHOWN: Final = ("conversation.item.", "input_audio_buffer.committed")
 _SAID: Final = ("conversation.item.", "response.create")

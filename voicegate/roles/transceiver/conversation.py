@@ -8,8 +8,8 @@ and what both do to the sound. Pure.
     a person begins to speak, output_audio_buffer.clear, response.cancel ─► `interrupt`
 
 Drain discipline: after the call or the conversation was given anything, call `hear_microphone`, then drain
-`poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. `handle_timeout` is due at `next_deadline`,
-after the call's own timer where both are due; and once when the call has connected.
+`poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. `handle_timeout` is due at
+`next_deadline`, after the call's own timer where both are due; and once when the call has connected.
 
 Decisions. Client events of unknown type are passed on: the agent knows what it understands, and says so.
 `input_audio_buffer.append` from a client is passed on too, in its place among the microphone's audio: it is
@@ -38,6 +38,7 @@ from voicegate.proto.realtime import (
     SpeechStopped,
 )
 from voicegate.roles.transceiver.causes import Causes
+from voicegate.roles.transceiver.detection import Mode
 from voicegate.roles.transceiver.outbox import NO_FILTERS, Allowance, Audience, Filters, Outbox
 from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia, Heard, Playback
 from voicegate.roles.transceiver.reading import (
@@ -58,7 +59,6 @@ from voicegate.roles.transceiver.session import (
     SessionUpdates,
     Updated,
 )
-from voicegate.roles.transceiver.detection import Mode
 from voicegate.roles.transceiver.strip import without_audio
 from voicegate.roles.transceiver.turn_events import WATCH
 from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan, Turns

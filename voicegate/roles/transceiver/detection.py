@@ -1,4 +1,5 @@
-"""Who detects turns: from what the agent can and what the client wants, a mode and what the agent is told. Pure.
+"""Who detects turns: from what the agent can and what the client wants, a mode and what the agent is told.
+Pure.
 
 `turn_detection` stands in `session.audio.input`. docs/turns.md has the table of modes.
 """
@@ -18,8 +19,8 @@ Ability = Literal["none", "silence", "semantic"]
 """What an agent can: nothing, hear that somebody is silent, or tell that somebody is finished."""
 
 HYBRID_SILENCE_MS: Final = 300
-"""After so much silence an agent that only detects silence commits, where the client asked for `semantic_vad`:
-before a judge here is sure of an end as a rule, and behind the gaps between words."""
+"""After so much silence an agent that only detects silence commits, where the client asked for
+`semantic_vad`: before a judge here is sure of an end as a rule, and behind the gaps between words."""
 
 _PATH: Final = ("audio", "input")
 _KEY: Final = "turn_detection"

@@ -1,8 +1,8 @@
 """A reply that is asked for before it is certain that the person has finished, and what becomes of it. Pure.
 
-While it is held its sound is paused and its events are kept back, so that nobody sees what may never have been.
-Either the turn ends, and all of it goes out in order; or the person goes on, and the response is cancelled, its
-items are deleted at the agent, and what the agent still says of them is dropped.
+While it is held its sound is paused and its events are kept back, so that nobody sees what may never have
+been. Either the turn ends, and all of it goes out in order; or the person goes on, and the response is
+cancelled, its items are deleted at the agent, and what the agent still says of them is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_DROPPED: Final = 64
 """Ids of responses and items that nobody is to see; three attempts a turn have three each."""
 
 MAX_LATE: Final = 8
-"""Replies that were given up and whose end the agent has not told: one after the other, each within seconds."""
+"""Replies that were given up and whose end the agent has not told: one after the other, each within
+seconds."""
 
 _ABOUT: Final = ("response.", "conversation.item.", "input_audio_buffer.")
 _ADDS_ITEM: Final = ("response.output_item.added", "conversation.item.added", "conversation.item.created")
@@ -126,7 +127,8 @@ class EagerReply:
             self._reply.response_id = response_id
 
     def refused(self, what: What) -> None:
-        """The agent's error about a commit or a `response.create`: what was given up and waits for it is gone."""
+        """The agent's error about a commit or a `response.create`: what was given up and waits for it is
+        gone."""
         missing = "item_id" if what == "commit" else "response_id"
         self._late = [reply for reply in self._late if getattr(reply, missing)]
 
@@ -138,7 +140,8 @@ class EagerReply:
                 self._delete(item_id)
 
     def reset(self) -> None:
-        """Nothing more comes from this agent, or the mode has changed and the reply goes where it came from."""
+        """Nothing more comes from this agent, or the mode has changed and the reply goes where it came
+        from."""
         self._held = None
         self._late.clear()
 

@@ -1,7 +1,7 @@
 """The agent's input audio buffer, where the gateway fills and commits it. Pure.
 
-Mode gateway: `InputGate` says what of the microphone is in it, and the events about it are made here. Mode hybrid:
-the agent fills it and mostly commits; what is committed here is the exception.
+Mode gateway: `InputGate` says what of the microphone is in it, and the events about it are made here. Mode
+hybrid: the agent fills it and mostly commits; what is committed here is the exception.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What of the microphone goes to an agent that detects no turns: turns, and nothing between them. Pure.
 
-An agent that is told `turn_detection: null` makes an item of everything it was sent since the last commit, minutes
-of silence too. So the microphone waits here, the last HELD_SECONDS of it, until a turn is known to have begun, and
-goes from the turn's beginning on. Places are samples at 24 kHz since the start of the call.
+An agent that is told `turn_detection: null` makes an item of everything it was sent since the last commit,
+minutes of silence too. So the microphone waits here, the last HELD_SECONDS of it, until a turn is known to
+have begun, and goes from the turn's beginning on. Places are samples at 24 kHz since the start of the call.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _SAMPLE: Final = 2
 
 
 class InputGate:
-    """One call's. `send` takes what goes to the agent; `keeps`: a turn is remembered, so that it can be said to
-    the agent once more."""
+    """One call's. `send` takes what goes to the agent; `keeps`: a turn is remembered, so that it can be said
+    to the agent once more."""
 
     def __init__(self, send: Callable[[bytes], None], position: int, *, keeps: bool) -> None:
         self.is_open = False

@@ -1,4 +1,5 @@
-"""From the configuration to what listens for turns in each call, and the threads for judges that take long."""
+"""From the configuration to what listens for turns in each call, and the threads for judges that take
+long."""
 
 from __future__ import annotations
 
@@ -22,11 +23,12 @@ from voicegate.roles.transceiver.turns import TurnPlan
 from voicegate.turn_plugins import TurnPlugins, load_turn_plugins
 
 JUDGE_THREADS: Final = 2
-"""Judges at work at once. One answer takes some tens of milliseconds of one core; more threads would take the cores
-from the media loop."""
+"""Judges at work at once. One answer takes some tens of milliseconds of one core; more threads would take the
+cores from the media loop."""
 
 MAX_QUESTIONS: Final = 64
-"""Questions that wait for a thread: a second's. What comes then is not asked, and its turn ends by its ceiling."""
+"""Questions that wait for a thread: a second's. What comes then is not asked, and its turn ends by its
+ceiling."""
 
 LOG_LINES: Final = 50.0
 """Decisions logged a second, at level debug: those of some ten calls in which everybody hesitates."""

@@ -1,7 +1,7 @@
 """The responses that the gateway asks for: one at a time, and none while another is open. Pure.
 
-An agent refuses `response.create` while a response is open, one that is being cancelled too. So what is wanted
-waits for `response.done`, which always comes (`responses`).
+An agent refuses `response.create` while a response is open, one that is being cancelled too. So what is
+wanted waits for `response.done`, which always comes (`responses`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from voicegate.roles.transceiver.responses import Responses
 from voicegate.roles.transceiver.upstream import Upstream
 
 ASK_SECONDS: Final = 10.0
-"""How long an agent may take from `response.create` to `response.created`. One that says neither that nor an error
-is asked again at the next turn's end."""
+"""How long an agent may take from `response.create` to `response.created`. One that says neither that nor an
+error is asked again at the next turn's end."""
 
 
 class Replies:

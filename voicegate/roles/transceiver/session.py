@@ -145,7 +145,8 @@ class SessionUpdates:
     def asked(
         self, session: dict[str, Any], event_id: str, source: Audience, now: float
     ) -> list[SessionOutput]:
-        """A client's `session.update`. Raises ValueError, with a sentence, for turn detection that is none."""
+        """A client's `session.update`. Raises ValueError, with a sentence, for turn detection that is
+        none."""
         detection = detection_for(session, self._ability, self._defaults) if mentions(session) else None
         if len(self._asked) >= MAX_PENDING:
             problem = "Too many session updates are waiting for the agent."

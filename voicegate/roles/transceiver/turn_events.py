@@ -1,4 +1,5 @@
-"""What the turn machine decides, for those who want to know: counts, events, the shell's log and histograms. Pure.
+"""What the turn machine decides, for those who want to know: counts, events, the shell's log and histograms.
+Pure.
 
 A decision is an event `voicegate.turn.<what>` with its reason, for each party that has asked by sending
 `{"type": "voicegate.turns.watch"}`, and for a recording. docs/turns.md names them all.

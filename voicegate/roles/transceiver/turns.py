@@ -1,5 +1,5 @@
-"""The turn half of a call's conversation: what the turn machine decides becomes events, commits, responses and
-silence. Pure. docs/turns.md says how the data goes, `detection` who decides what in which mode.
+"""The turn half of a call's conversation: what the turn machine decides becomes events, commits, responses
+and silence. Pure. docs/turns.md says how the data goes, `detection` who decides what in which mode.
 
 The conversation gives it the microphone and tells what happens; each of these calls ends with all decisions
 carried out.
@@ -8,7 +8,7 @@ carried out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from voicegate.media.turns import decisions as d
@@ -29,8 +29,8 @@ from voicegate.roles.transceiver.turn_events import Question, TurnEvents
 from voicegate.roles.transceiver.upstream import Upstream, What
 
 CONFIRM_SECONDS: Final = 1.0
-"""Mode upstream: how long the agent's voice is held for the agent's word. An agent hears a person begin within some
-300 ms and a round trip; a silence that lasts longer than this is taken for a fault."""
+"""Mode upstream: how long the agent's voice is held for the agent's word. An agent hears a person begin
+within some 300 ms and a round trip; a silence that lasts longer than this is taken for a fault."""
 
 
 _TRANSCRIBES: Final = "conversation.item.input_audio_transcription.delta"
@@ -50,7 +50,7 @@ class TurnPlan:
 
     ability: Ability = "semantic"
     """The agent's."""
-    defaults: TurnSettings = TurnSettings()
+    defaults: TurnSettings = field(default_factory=TurnSettings)
     """What holds where the session says nothing."""
     listening: Listening | None = None
     """None: nothing listens, and only modes upstream and manual can be had."""
@@ -346,8 +346,11 @@ class Turns:
                 self._ask(now)
             self._buffer.over()
         elif self.mode is Mode.HYBRID and commits and self._settings.create_response:
-            if self._agent.turn_ended(now):
-                self._ask(now)
+            self._end_hybrid(now)
+
+    def _end_hybrid(self, now: float) -> None:
+        if self._agent.turn_ended(now):
+            self._replies.want(now)
 
     def _ask(self, now: float) -> None:
         if self._settings.create_response:

@@ -82,7 +82,8 @@ class Upstream:
             self._early_bytes += len(raw)
 
     def tell(self, what: What, event: dict[str, Any]) -> str:
-        """An event of the gateway's own; returns its id. An agent's error about it is nobody else's business."""
+        """An event of the gateway's own; returns its id. An agent's error about it is nobody else's
+        business."""
         self._serial += 1
         event_id = f"{INTERNAL_ID}{what}_{self._serial}"
         self._own[event_id] = what
