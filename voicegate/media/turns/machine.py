@@ -178,7 +178,7 @@ class TurnMachine:
         return min(self._person.deadline(), self._agent.deadline())
 
     def _without_frames(self, now: float) -> None:
-        self._microphone.evidence = 0
+        self._microphone.expect_nothing()
         if self._person.has_turn:
             self._person.without_frames(now)
             self._note_end(now)

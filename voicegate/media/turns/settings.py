@@ -8,6 +8,8 @@ from typing import Final
 
 EAGERNESS_CEILING: Final = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
 """Seconds of silence after which `semantic_vad` answers in any case, by its `eagerness`."""
+PATIENCE: Final = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
+"""What judges that weigh a pause multiply their waits by: in proportion to those ceilings."""
 
 
 @dataclass(frozen=True, slots=True)
