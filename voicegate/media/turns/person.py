@@ -213,7 +213,8 @@ class Person:
         self._end_if_due(pause, now)
 
     def _judged(self, turn: _OpenTurn, pause: _OpenPause, verdict: Verdict, now: float) -> None:
-        pause.hold, pause.reason = verdict.hold, verdict.reason
+        pause.hold = math.inf if math.isnan(verdict.hold) else verdict.hold
+        pause.reason = verdict.reason
         self._ledger.decide(Judged(verdict, self._microphone.silence(now)))
         if pause.eager or not (verdict.eager and self._settings.eager):
             return
