@@ -1,14 +1,14 @@
 """How the last words before a pause were said: pitch, length and loudness, from the audio alone.
 
-What people do with their voices at the end of a turn, and where they mean to go on, is known from studies of human
-talk (Duncan 1972; Koiso et al. 1998; Gravano and Hirschberg 2011; Raux and Eskenazi 2008): the pitch of an end falls to
-the bottom of the speaker's range or, in a question, rises far; the pitch of one who goes on stays level in the middle
-or rises a little. A filled pause ("um") and the last word before a hesitation are drawn out: long, level, unchanging.
-An end grows softer.
+What people do with their voices at the end of a turn, and where they mean to go on, is known from studies of
+human talk (Duncan 1972; Koiso et al. 1998; Gravano and Hirschberg 2011; Raux and Eskenazi 2008): the pitch of
+an end falls to the bottom of the speaker's range or, in a question, rises far; the pitch of one who goes on
+stays level in the middle or rises a little. A filled pause ("um") and the last word before a hesitation are
+drawn out: long, level, unchanging. An end grows softer.
 
-The last 0.7 s of voice are looked at, once a pause: at 4 kHz, in windows of 40 ms every 10 ms. Pitch is the highest
-peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 500 Hz. All of it is two FFTs over
-all windows at once.
+The last 0.7 s of voice are looked at, once a pause: at 4 kHz, in windows of 40 ms every 10 ms. Pitch is the
+highest peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 500 Hz. All of it
+is two FFTs over all windows at once.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ _AUDIBLE_DB = 25.0
 _STEADY_DB = 2.5
 """Mean change of nine bands over 30 ms. In fluent speech it is 3 to 8 dB."""
 _STEADY_SEMITONES = 1.0
+_END = 10
+"""Audible windows at the end for loudness: 100 ms."""
 _LAST = 8
 """Pitched windows at the end that are "final": 80 ms."""
 _BEFORE = 12
@@ -75,14 +77,16 @@ class Prosody:
         self._usual: float | None = None  # log2 of hertz
 
     def cues(self, pcm: bytes) -> Cues:
-        """Of the voice up to a pause: `pcm` (24 kHz s16le mono) ends where the voice did, and may be any length."""
+        """Of the voice up to a pause: `pcm` (24 kHz s16le mono) ends where the voice did, and may be any
+        length."""
         windows = _windows(pcm)
         if windows is None:
             return NO_CUES
         power, pitch = _analyse(windows)
         loudness = 10 * np.log10(power.sum(1) + 1.0)
-        pitched = (pitch > 0) & (loudness > loudness.max() - _AUDIBLE_DB)
-        fade = float(loudness[:-10].mean() - loudness[-10:].mean()) if len(loudness) > 20 else 0.0
+        audible = loudness > loudness.max() - _AUDIBLE_DB
+        pitched = (pitch > 0) & audible
+        fade = _fade(loudness, audible)
         where = np.flatnonzero(pitched)
         if len(where) < _LAST:
             return Cues(0.0, 0.0, 0.0, fade)
@@ -130,20 +134,28 @@ def _analyse(windows: NDArray[Any]) -> tuple[Floats, Floats]:
     left, middle, right = (likeness[rows, best + shift] for shift in (0, 1, 2))
     bend = left - 2 * middle + right
     lag = best + 1 + _LAGS.start + np.where(bend < -1e-6, 0.5 * (left - right) / np.minimum(bend, -1e-6), 0.0)
-    pitch = np.where(scores[rows, best] > 0, np.log2(_RATE / lag), 0.0)
+    pitch = np.where(scores[rows, best] > 0, np.log2(_RATE / np.maximum(lag, 1.0)), 0.0)
     return power, pitch.astype(np.float32)
 
 
 def _window_correction() -> Floats:
     """One over the autocorrelation of the window itself, which falls with the lag."""
     own = np.fft.irfft(np.abs(np.fft.rfft(_HANN, 2 * _FFT)) ** 2)
-    return (own[0] / own[_LAGS]).astype(np.float32)
+    correction: Floats = (own[0] / own[_LAGS]).astype(np.float32)
+    return correction
 
 
 _CORRECTION = _window_correction()
 _LAG_COST = np.array(
     [_OCTAVE_COST * log2(lag / _LAGS.start) for lag in range(_LAGS.start + 1, _LAGS.stop - 1)], np.float32
 )
+
+
+def _fade(loudness: Floats, audible: NDArray[np.bool_]) -> float:
+    heard = loudness[audible]
+    if len(heard) < 2 * _END:
+        return 0.0
+    return float(heard[:-_END].mean() - heard[-_END:].mean())
 
 
 def _drawn(power: Floats, pitch: Floats, pitched: NDArray[np.bool_], last: int) -> float:
