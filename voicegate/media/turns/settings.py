@@ -22,6 +22,8 @@ class TurnSettings:
     """The path of a file that the judge reads, where it needs one."""
     eagerness: str = "auto"
     """For judges that know more than silence: "low", "medium", "auto" (medium) or "high"."""
+    patience: float = 1.0
+    """Multiplies what a judge waits for: the one number that an evaluation sweeps."""
     silence_duration: float = 0.5
     """For the fixed judge: the silence that ends a turn."""
     threshold: float = 0.5
