@@ -9,7 +9,7 @@ from voicegate.media.codec import FRAME_SAMPLES, PCM_RATE
 from voicegate.media.turns.decisions import OutputPaused, OutputResumed, OutputStopped
 from voicegate.media.turns.echo import EchoGuard
 from voicegate.media.turns.ledger import Ledger
-from voicegate.media.turns.microphone import EPSILON, LIKELY, STALL, Microphone
+from voicegate.media.turns.microphone import EPSILON, STALL, Microphone
 from voicegate.media.turns.output import AgentOutput
 from voicegate.media.turns.overlap import OpenOverlap
 from voicegate.media.turns.plugins import Action, Hop, InterruptionPolicy, Overlap
@@ -89,7 +89,7 @@ class Agent:
             if not hop.voiced:
                 return None
             overlap = self._overlap = OpenOverlap(microphone.position - FRAME_SAMPLES)
-        overlap.hear(hop, microphone.position, microphone.evidence >= LIKELY)
+        overlap.hear(hop, microphone.position, microphone.likely)
         if not self._output.held:
             silent = microphone.position - overlap.last_voice >= OVERLAP_OVER * PCM_RATE
             if silent if overlap.likely else microphone.evidence == 0:
@@ -108,7 +108,7 @@ class Agent:
         if ended is None or microphone.position - ended >= ECHO_TAIL * PCM_RATE:
             return False
         self._echo.hear(level, microphone.position / PCM_RATE, now)
-        return microphone.evidence >= LIKELY and self._echo.share() >= ECHO_MOST
+        return microphone.likely and self._echo.share() >= ECHO_MOST
 
     def take_transcript(self, text: str, now: float) -> Speech | None:
         if self._overlap is None:

@@ -47,7 +47,7 @@ class TurnMachine:
     def push(self, pcm: bytes, now: float) -> None:
         """Some more of the microphone: 24 kHz s16le mono, any whole number of samples."""
         microphone, person = self._microphone, self._person
-        if microphone.heard_at is None:
+        if microphone.heard_at is None and not self._agent.speaking:
             self._silence.began(now, 0, after_answer=False)
         for frame in microphone.frames(pcm, now):
             hop = microphone.hear(frame)
@@ -178,7 +178,7 @@ class TurnMachine:
         return min(self._person.deadline(), self._agent.deadline())
 
     def _without_frames(self, now: float) -> None:
-        self._microphone.evidence = 0
+        self._microphone.expect_nothing()
         if self._person.has_turn:
             self._person.without_frames(now)
             self._note_end(now)

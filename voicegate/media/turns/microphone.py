@@ -39,6 +39,7 @@ class Microphone:
         "audio",
         "evidence",
         "heard_at",
+        "likely",
         "onset",
         "position",
         "voice_end",
@@ -53,6 +54,8 @@ class Microphone:
         """Samples judged."""
         self.evidence = 0
         """For voice now, 0 to MOST frames."""
+        self.likely = False
+        """Whether it has been LIKELY since it was 0."""
         self.onset = 0
         """Sample at which the evidence last began to rise from 0."""
         self.voice_end = 0
@@ -79,17 +82,26 @@ class Microphone:
             if self.evidence < MOST:
                 self.evidence += 1
             self.position += FRAME_SAMPLES
-            if self.evidence >= LIKELY:
+            if self.evidence >= LIKELY or self.likely:
+                self.likely = True
                 self.voice_end = self.position
-        else:
-            if self.evidence:
-                self.evidence -= 1
-            self.position += FRAME_SAMPLES
+            return hop
+        self.position += FRAME_SAMPLES
+        if self.evidence:
+            self.evidence -= 1
+            if not self.evidence:
+                self.likely = False
         return hop
+
+    def expect_nothing(self) -> None:
+        """Voice from here on is another one."""
+        self.evidence = 0
+        self.likely = False
 
     def expect_voice(self) -> None:
         """The next voice, if it follows at once, needs no more evidence: it only goes on."""
         self.evidence = MOST - 1
+        self.likely = False
         self.onset = self.position
 
     def keep(self, frames: int) -> None:
@@ -131,6 +143,6 @@ class Microphone:
 
     def restart(self) -> None:
         """What is heard from here on has nothing to do with what was."""
-        self.evidence = 0
+        self.expect_nothing()
         self.voice_end = self.position
         self.audio.clear()

@@ -18,7 +18,7 @@ from voicegate.media.turns.decisions import (
     VerdictDropped,
 )
 from voicegate.media.turns.ledger import Ledger
-from voicegate.media.turns.microphone import EPSILON, LIKELY, STALL, Microphone
+from voicegate.media.turns.microphone import EPSILON, STALL, Microphone
 from voicegate.media.turns.plugins import Pause, TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 
@@ -105,7 +105,7 @@ class Person:
         elif turn.pause is None:
             if microphone.position - microphone.voice_end >= PAUSE_AFTER * PCM_RATE:
                 self._begin_pause(turn, now)
-        elif microphone.evidence >= LIKELY:
+        elif microphone.likely:
             self._resume(turn, turn.pause)
         else:
             self._weigh(turn, turn.pause, now)
@@ -213,7 +213,8 @@ class Person:
         self._end_if_due(pause, now)
 
     def _judged(self, turn: _OpenTurn, pause: _OpenPause, verdict: Verdict, now: float) -> None:
-        pause.hold, pause.reason = verdict.hold, verdict.reason
+        pause.hold = math.inf if math.isnan(verdict.hold) else verdict.hold
+        pause.reason = verdict.reason
         self._ledger.decide(Judged(verdict, self._microphone.silence(now)))
         if pause.eager or not (verdict.eager and self._settings.eager):
             return
@@ -247,7 +248,7 @@ class Person:
         if reason == "max_turn" and pause is None:
             microphone.expect_voice()
         else:
-            microphone.evidence = 0
+            microphone.expect_nothing()
 
     def _told(self, turn: _OpenTurn, pause: _OpenPause, silence: float) -> Pause:
         """The pause as the judge is told of it. It may look at the audio from a thread."""
