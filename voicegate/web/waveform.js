@@ -110,7 +110,8 @@ export class Stage {
   note(voice, state, text = "", ago = 0) {
     const at = performance.now() - ago;
     if (state !== null) voice.states.push({ at, state });
-    if (text) voice.notes.push({ at, text });
+    if (text && state === null && voice.notes.at(-1)?.revised) voice.notes.pop(); // a judge that is asked again
+    if (text) voice.notes.push({ at, text, revised: state === null });
     this.#wake();
   }
 
@@ -191,7 +192,6 @@ export class Stage {
     const head = (this.#height / 2) * lane + 14;
     const rows = [];
     context.font = "12px system-ui, sans-serif";
-    context.fillStyle = this.#colours.ink;
     context.textAlign = lane === 0 ? "left" : "right";
     for (const { at, text } of [...voice.notes].reverse()) {
       const run = this.#run(at, now);
@@ -201,7 +201,11 @@ export class Stage {
       if (row < 0) row = rows.length;
       if (row > 2) continue;
       rows[row] = to;
+      context.globalAlpha = 0.8;
+      context.fillStyle = this.#colours.ground; // loud bars reach up here
+      context.fillRect((lane === 0 ? from : this.#width - to) - 2, head + row * 15 - 11, to - from + 4, 15);
       context.globalAlpha = Math.max(0.25, this.#fade(run));
+      context.fillStyle = this.#colours.ink;
       context.fillText(text, lane === 0 ? run : this.#width - run, head + row * 15);
     }
     context.globalAlpha = 1;

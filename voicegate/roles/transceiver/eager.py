@@ -52,8 +52,7 @@ class EagerReply:
         self._reply = _Reply()
         self._late: list[_Reply] = []
         """Given up, and not all of it has come."""
-        self._dropped: deque[bytes] = deque(maxlen=MAX_DROPPED)
-        """As they stand in JSON."""
+        self._dropped: deque[str] = deque(maxlen=MAX_DROPPED)
 
     @property
     def held(self) -> bool:
@@ -68,6 +67,7 @@ class EagerReply:
         """The turn is over: the reply is one like any other. Returns what the clients have not seen of it."""
         held, self._held = self._held or [], None
         self._media.resume_playing(now)
+        self._playback.advance(now)
         return held
 
     def drop(self, now: float) -> list[HeldEvent]:
@@ -79,9 +79,9 @@ class EagerReply:
             self._delete(reply.item_id)
         if reply.response_id:
             self._cancel(reply, now)
-        self._dropped.extend(map(msgspec.json.encode, reply.made))
+        self._dropped.extend(reply.made)
         self._playback.interrupt(now)  # nothing of it was heard
-        return [event for event in held if not self._is_dropped(event.raw)]
+        return [event for event in held if not self._is_dropped(_read(event.raw))]
 
     def takes(self, kind: str, raw: bytes) -> bool:
         """Whether this event of the agent is not for the clients, or not yet."""
@@ -89,9 +89,10 @@ class EagerReply:
             return False
         if not kind.startswith(_ABOUT):
             return False
+        event = _read(raw)
         if kind in _ADDS_ITEM:
-            self._item_added(raw)
-        if self._is_dropped(raw):
+            self._item_added(event)
+        if self._is_dropped(event):
             return True
         if self._held is None:
             return False
@@ -104,9 +105,7 @@ class EagerReply:
 
     def hides(self, response_id: str) -> bool:
         """Whether the clients do not know of this response."""
-        return msgspec.json.encode(response_id) in self._dropped or (
-            self.held and response_id == self._reply.response_id
-        )
+        return response_id in self._dropped or (self.held and response_id == self._reply.response_id)
 
     def committed(self, item_id: str) -> None:
         """The agent has made an item of the turn."""
@@ -146,32 +145,29 @@ class EagerReply:
         self._late.clear()
 
     def _cancel(self, reply: _Reply, now: float) -> None:
-        self._dropped.append(msgspec.json.encode(reply.response_id))
+        self._dropped.append(reply.response_id)
         self._upstream.tell("cancel", {"type": "response.cancel", "response_id": reply.response_id})
         self._responses.cancelled(reply.response_id, "turn_detected", now, told=True)
         self._responses.mute(reply.response_id)
 
     def _delete(self, item_id: str) -> None:
-        self._dropped.append(msgspec.json.encode(item_id))
+        self._dropped.append(item_id)
         self._upstream.tell("delete", {"type": "conversation.item.delete", "item_id": item_id})
 
-    def _item_added(self, raw: bytes) -> None:
+    def _item_added(self, event: _Event) -> None:
         """The items of a reply: what is added meanwhile, but for the person's own."""
-        try:
-            item = _ITEM(raw).item
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return
-        item_id = item.get("id")
-        if not isinstance(item_id, str) or item.get("role") != "assistant":
+        item_id = event.item.get("id")
+        if not isinstance(item_id, str) or event.item.get("role") != "assistant":
             return
         reply = self._reply if self.held else next((r for r in self._late if r.response_id), None)
         if reply is not None and item_id not in reply.made and len(reply.made) < MAX_DROPPED // 4:
             reply.made.append(item_id)
             if not self.held:
-                self._dropped.append(msgspec.json.encode(item_id))
+                self._dropped.append(item_id)
 
-    def _is_dropped(self, raw: bytes) -> bool:
-        return any(known in raw for known in self._dropped)
+    def _is_dropped(self, event: _Event) -> bool:
+        about = (event.item_id, event.response_id, event.item.get("id"), event.response.get("id"))
+        return any(name in self._dropped for name in about if name)
 
 
 class _Reply:
@@ -185,8 +181,20 @@ class _Reply:
         self.made: list[str] = []
 
 
-class _ItemEvent(msgspec.Struct):
-    item: dict[str, Any]
+class _Event(msgspec.Struct):
+    """What an event is about. What stands before an item (`previous_item_id`) is not."""
+
+    item_id: Any = None
+    response_id: Any = None
+    item: dict[str, Any] = {}
+    response: dict[str, Any] = {}
 
 
-_ITEM: Final = msgspec.json.Decoder(_ItemEvent).decode
+def _read(raw: bytes) -> _Event:
+    try:
+        return _DECODE(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _Event()
+
+
+_DECODE: Final = msgspec.json.Decoder(_Event).decode

@@ -114,7 +114,8 @@ class TurnDesk:
         self._counts[news.what, news.reason] += 1
         if (observed := self._histograms.get(news.what)) is not None:
             field, histogram = observed
-            histogram.observe(news.fields[field] / 1000)
+            if field in news.fields:
+                histogram.observe(news.fields[field] / 1000)
         if self._allowance.take(now):
             _logger.debug("turn", call=call_id, decision=news.what, reason=news.reason, **news.fields)
 

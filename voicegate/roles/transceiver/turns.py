@@ -192,7 +192,9 @@ class Turns:
 
     def agent_heard_speech(self, now: float) -> bool:
         """The agent's `speech_started`; whether it is an interruption, by the agent's own word."""
-        self._confirm_by = None
+        if self._confirm_by is not None:
+            self.events.tell("output_stopped", "upstream", {})
+            self._confirm_by = None
         if self.mode is Mode.HYBRID:
             self._agent.speech_started()
         return self.mode in (Mode.UPSTREAM, Mode.MANUAL)
@@ -302,6 +304,8 @@ class Turns:
         """`commits`: the end of a turn is to be told to the agent."""
         machine = self._machine
         while machine is not None and (decision := machine.poll_decision()) is not None:
+            if isinstance(decision, d.OutputStopped) and self.mode is Mode.UPSTREAM:
+                continue  # that is the agent's to say
             self.events.decided(decision, self._places.base)
             match decision:
                 case d.SpeechStarted():
@@ -313,7 +317,7 @@ class Turns:
                 case d.OutputResumed():
                     self._confirm_by = None
                     self._go_on(now)
-                case d.OutputStopped() if self.mode is not Mode.UPSTREAM:
+                case d.OutputStopped():
                     self._stop(now)
                 case d.JudgeAsked(pause) if self._judge is not None:
                     self.events.ask(Question(self._judge, pause))
@@ -364,6 +368,7 @@ class Turns:
     def _go_on(self, now: float) -> None:
         if not self._eager.held:
             self._media.resume_playing(now)
+            self._playback.advance(now)
             if self.mode is Mode.UPSTREAM and self._machine is not None and self._playback.audible:
                 self._machine.output_began(now)  # it may have taken the overlap for an interruption
 
