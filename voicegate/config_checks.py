@@ -236,8 +236,15 @@ def _check_turns(config: Config) -> Iterator[str]:
     model = turns.smart_turn_model
     if turns.judge == "smart-turn" and not os.path.isfile(model):
         yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"
-    elif turns.judge != "smart-turn" and model:
+        return
+    if turns.judge != "smart-turn" and model:
         yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
+    from voicegate.turn_config import turn_plugins  # brings numpy in
+
+    try:
+        turn_plugins(turns)
+    except ValueError as error:
+        yield f"turns: {error}"
 
 
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:

@@ -12,15 +12,15 @@ import trio
 from voicegate import logs, metrics
 from voicegate.agents.dialing import configured_session
 from voicegate.config import Config, ConfigError
-from voicegate.media.turns.interruption import InterruptionSettings
 from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import TurnJudge, Verdict
-from voicegate.media.turns.settings import EAGERNESS_CEILING, TurnSettings
+from voicegate.media.turns.settings import TurnSettings
 from voicegate.roles.transceiver.detection import detection_for
 from voicegate.roles.transceiver.outbox import Allowance
 from voicegate.roles.transceiver.turn_events import Question, Told
 from voicegate.roles.transceiver.turns import TurnPlan
-from voicegate.turn_plugins import TurnPlugins, load_turn_plugins
+from voicegate.turn_config import turn_plugins, turn_settings
+from voicegate.turn_plugins import TurnPlugins
 
 JUDGE_THREADS: Final = 2
 """Judges at work at once. One answer takes some tens of milliseconds of one core; more threads would take the
@@ -47,30 +47,13 @@ _logger = logs.get_logger(__name__)
 
 def turn_plan(config: Config) -> TurnPlan:
     """What the configuration says of turns. Raises ConfigError for a plug-in that cannot be had."""
-    turns, agent = config.turns, config.agent
-    defaults = TurnSettings(
-        judge=turns.judge,
-        model=turns.smart_turn_model or None,
-        eagerness=turns.eagerness,
-        max_silence=EAGERNESS_CEILING[turns.eagerness],
-        max_turn=turns.max_turn_seconds or None,
-        eager=turns.eager,
-        user_idle=turns.user_idle_seconds or None,
-    )
+    agent, defaults = config.agent, turn_settings(config.turns)
     try:
-        interruption = InterruptionSettings(
-            pause_after=turns.pause_after_seconds,
-            stop_after=turns.stop_after_seconds,
-            resume_after=turns.resume_after_seconds,
-            grace=turns.grace_seconds,
-        )
-        plugins = load_turn_plugins(
-            defaults, activity=turns.activity, policy=turns.policy, interruption=interruption
-        )
+        plugins = turn_plugins(config.turns)
         detection_for(configured_session(agent), agent.turn_detection, defaults)
     except ValueError as error:
         raise ConfigError(f"[turns]: {error}") from None
-    return TurnPlan(agent.turn_detection, defaults, _Listening(plugins), turns.pause_upstream)
+    return TurnPlan(agent.turn_detection, defaults, _Listening(plugins), config.turns.pause_upstream)
 
 
 class _Listening:
