@@ -422,7 +422,7 @@ def test_turns(key: str, value: str, words: str) -> None:
     config = load_config(None, {f"VOICEGATE_TURNS_{key.upper()}": value})
     (problem,) = check(config, ROLES)
     assert words in problem
-    assert check(config, ("relay",)) == [p for p in check(Config(), ("relay",))]
+    assert not [p for p in check(config, ("relay",)) if "turns" in p], "which is not a relay's business"
 
 
 @pytest.mark.parametrize(
