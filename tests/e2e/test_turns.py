@@ -178,7 +178,6 @@ def judge_events(events: list[Timed], *, stopped_by: str) -> None:
         begun - (at - event["silence_ms"] / 1000)
         for (at, event), (begun, _) in zip(ended, started, strict=True)
     ]
-    print("seconds from a last voice to its answer, at the gateway:", [round(wait, 3) for wait in waits])
     assert max(waits) <= ANSWER_SECONDS, f"answered {waits} s after the last voice"
     # The cough held the first answer, which then went on to its end.
     outputs = [(event["type"], event.get("reason")) for _, event in events if "turn.output_" in event["type"]]

@@ -385,7 +385,7 @@ class TestHybrid:
         scene.speech()
         scene.run(0.2)
         assert "output_audio_buffer.cleared" not in scene.types()
-        scene.speak(spoken[: 1000 * BYTES_PER_MS])
+        scene.speak(spoken[: 1800 * BYTES_PER_MS])
         assert "output_audio_buffer.cleared" in scene.types()
         assert [event["response_id"] for event in scene.asked("response.cancel")] == ["r1"]
 

@@ -5,7 +5,7 @@ and what both do to the sound. Pure.
           ── all else ─► stripped of audio ─► Outbox ─► clients, each through its filter
     clients ─► checked, session.update through SessionUpdates ─► agent
     microphone ─► Turns ─► agent
-    a person begins to speak, output_audio_buffer.clear, response.cancel ─► `interrupt`
+    a person begins to speak, output_audio_buffer.clear, response.cancel ─► `Answers.interrupt`
 
 Drain discipline: after the call or the conversation was given anything, call `hear_microphone`, then drain
 `poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. `handle_timeout` is due at
@@ -37,10 +37,11 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+from voicegate.roles.transceiver.answers import Answers
 from voicegate.roles.transceiver.causes import Causes
 from voicegate.roles.transceiver.detection import Mode
 from voicegate.roles.transceiver.outbox import NO_FILTERS, Allowance, Audience, Filters, Outbox
-from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia, Heard, Playback
+from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia
 from voicegate.roles.transceiver.reading import (
     MAX_DEPTH,
     Refused,
@@ -50,15 +51,9 @@ from voicegate.roles.transceiver.reading import (
     utf8,
     with_cause,
 )
-from voicegate.roles.transceiver.responses import Ended, Reason, Responses, Tell
-from voicegate.roles.transceiver.session import (
-    INTERNAL_ID,
-    Problem,
-    SendUpdate,
-    SessionOutput,
-    SessionUpdates,
-    Updated,
-)
+from voicegate.roles.transceiver.responses import Ended
+from voicegate.roles.transceiver.session import INTERNAL_ID, SessionUpdates
+from voicegate.roles.transceiver.session_talk import SessionTalk
 from voicegate.roles.transceiver.strip import without_audio
 from voicegate.roles.transceiver.turn_events import WATCH
 from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan, Turns
@@ -86,25 +81,16 @@ class Conversation:
         formats: realtime.Formats = realtime.PCM_FORMATS,
         turns: TurnPlan = NO_PLAN,
     ) -> None:
-        self.interruptions = 0
         self._media = media
         self._outbox = Outbox(filters, max_client_message)
-        self._playback = Playback(media, client_delay=client_delay)
-        self._responses = Responses()
-        self._session = SessionUpdates(session or {}, formats, turns.ability, turns.defaults)
         self._upstream = Upstream()
-        self.turns = Turns(
-            turns,
-            media,
-            self._upstream,
-            self._outbox,
-            self._playback,
-            self._responses,
-            stop=self._stop,
-            pass_on=self._pass_on,
-        )
-        self.turns.configure(self._session.detection, 0.0)
-        self._greeted = False
+        self._answers = Answers(media, self._upstream, client_delay=client_delay)
+        self._playback = self._answers.playback
+        self._responses = self._answers.responses
+        self.turns = Turns(turns, media, self._upstream, self._outbox, self._answers, pass_on=self._pass_on)
+        updates = SessionUpdates(session or {}, formats, turns.ability, turns.defaults)
+        self._session = SessionTalk(updates, self._upstream, self._outbox, self.turns.configure)
+        self.turns.configure(updates.detection, 0.0)
         self._causes = Causes()
         self._allowance = {
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
@@ -122,7 +108,7 @@ class Conversation:
 
     def first_session(self) -> dict[str, Any]:
         """What the agent's first `session.update` is to ask for."""
-        return self._session.first
+        return self._session.updates.first
 
     # Who is there
 
@@ -136,18 +122,12 @@ class Conversation:
 
     def greeting(self) -> bytes | None:
         """`session.created` for a sideband that comes later; None when the agent is not ready."""
-        if not self._greeted:
-            return None
-        event = {"type": "session.created", "event_id": "event_voicegate_0", "session": self._session.view()}
-        return realtime.encode_event(event)
+        return self._session.greeting()
 
     def agent_ready(self, configured: bool, now: float) -> None:
         """The agent listens; `configured`: it took the settings it was dialled with."""
         self._upstream.ready = True
-        outputs = self._session.agent_ready(configured, now)
-        self._session_outputs(outputs, now)
-        if not outputs:  # else it comes with what the agent takes of them
-            self._greet()
+        self._session.agent_ready(configured, now)
 
     def agent_lost(self, now: float, reason: str) -> None:
         """The agent is gone and does not come back: everything that was begun is ended."""
@@ -160,7 +140,7 @@ class Conversation:
         for ended in self._responses.agent_lost(reason, message):
             self._tell_done(ended)
         self.turns.close(now)
-        self._session_outputs(self._session.agent_lost("agent_lost", message), now)
+        self._session.agent_lost("agent_lost", message, now)
         self._outbox.report("agent_lost", message)
 
     # Events in
@@ -173,12 +153,10 @@ class Conversation:
             self._tap.note("agent", event.raw)
         match event:
             case AudioDelta():
-                response_id = event.response_id or self._responses.latest()
-                if self._responses.may_play(response_id):
-                    self._playback.play(response_id, event.item_id, event.content_index, event.pcm, now)
+                self._answers.play(event, now)
             case AudioDone():
                 self._pass("response.output_audio.done", event.raw)
-                self._playback.audio_done(event.response_id or self._responses.latest(), event.item_id, now)
+                self._answers.audio_done(event, now)
             case SpeechStarted():
                 self._speech_started(event, now)
             case SpeechStopped():
@@ -238,25 +216,6 @@ class Conversation:
         self.turns.take_verdict(verdict, now)
         self._buffer_events(now)
 
-    def interrupt(self, now: float, reason: Reason, *, told: bool = False) -> None:
-        """Silence, at once, and let the agent know how much was heard.
-
-        `told`: a `response.cancel` is on its way.
-        """
-        audible = self._playback.responses
-        cut = self._playback.interrupt(now)
-        for response_id in audible:
-            self._responses.mute(response_id)
-        if reason == "turn_detected":
-            for response_id in self._responses.open(spoken_only=True):
-                self._responses.mute(response_id)
-                self._responses.cancelled(response_id, reason, now, told=told)
-        if audible:
-            self.interruptions += 1
-        for heard in cut:
-            if not self._responses.owe(heard):
-                self._truncate(heard)
-
     # Time and outputs
 
     def handle_timeout(self, now: float) -> None:
@@ -266,20 +225,18 @@ class Conversation:
         self._buffer_events(now)
         if self._lost:
             return
-        for due in self._responses.handle_timeout(now):
-            match due:
-                case Tell(response_id):
-                    self._upstream.tell("cancel", {"type": "response.cancel", "response_id": response_id})
-                case Ended():
-                    self._end(due, now)
-        self._session_outputs(self._session.handle_timeout(now), now)
+        for ended in self._answers.handle_timeout(now):
+            self._outbox.counts["responses_ended_here"] += 1
+            self._tell_done(ended)
+            self._response_over(ended.response_id, now)
+        self._session.handle_timeout(now)
         self._buffer_events(now)
 
     def next_deadline(self) -> float | None:
         deadline = self._playback.next_deadline()
         for other in (
             self._responses.next_deadline(),
-            self._session.next_deadline(),
+            self._session.updates.next_deadline(),
             self.turns.next_deadline(),
         ):
             if other is not None and (deadline is None or other < deadline):
@@ -299,7 +256,7 @@ class Conversation:
         return {
             **self._outbox.counts,
             **self._upstream.counts,
-            "interruptions": self.interruptions,
+            "interruptions": self._answers.interruptions,
             "deltas_dropped": self._playback.dropped_deltas,
             **self.turns.statistics(),
         }
@@ -315,8 +272,7 @@ class Conversation:
             if session is None:
                 self._pass(kind, event.raw)
                 return
-            updated = kind == "session.updated"
-            self._session_outputs(self._session.agent_says(session, now, updated=updated), now)
+            self._session.agent_says(session, now, updated=kind == "session.updated")
         else:
             self.turns.agent_event(kind, event.raw, now)
             self._pass(kind, event.raw)
@@ -343,9 +299,8 @@ class Conversation:
     def _agent_error(self, event: AgentError, now: float) -> None:
         param = error_param(event.raw)
         about = f"{param} {event.code} {event.message}"
-        if self._session.owns(event.event_id, about):
-            outputs = self._session.refused(event.event_id, param, event.message, now)
-            self._session_outputs(outputs, now)
+        if self._session.updates.owns(event.event_id, about):
+            self._session.agent_refuses(event.event_id, param, event.message, now)
         elif self._is_internal(event.event_id, about, now):
             self._outbox.counts["internal_errors"] += 1
         else:
@@ -356,7 +311,9 @@ class Conversation:
     def _is_internal(self, event_id: str, about: str, now: float) -> bool:
         """Whether an agent's error answers what the gateway sent on its own account."""
         if not self._upstream.ready:
-            return bool(self._session.effective)  # the dialler's session.update; nothing else is out yet
+            return bool(
+                self._session.updates.effective
+            )  # the dialler's session.update; nothing else is out yet
         if self._causes.knows(event_id):
             return False
         if (owned := self._upstream.owned(event_id, about)) is not None:
@@ -368,25 +325,19 @@ class Conversation:
         if self.turns.mode is Mode.GATEWAY:
             return  # the agent was told not to listen for speech; the clients have heard of it from here
         self._pass("input_audio_buffer.speech_started", event.raw)
-        if self.turns.agent_heard_speech(now) and self._session.interrupts:
-            self.interrupt(now, "turn_detected")
+        if self.turns.agent_heard_speech(now) and self._session.updates.interrupts:
+            self._answers.interrupt(now, "turn_detected")
 
     def _speech_stopped(self, event: SpeechStopped, now: float) -> None:
         if self.turns.mode is not Mode.GATEWAY:
             self._pass("input_audio_buffer.speech_stopped", event.raw)
             self.turns.agent_heard_silence(now)
 
-    def _stop(self, now: float) -> None:
-        """Somebody speaks, and it was decided here that the agent is to stop."""
-        for response_id in self._responses.uncancelled():
-            self._upstream.tell("cancel", {"type": "response.cancel", "response_id": response_id})
-        self.interrupt(now, "turn_detected", told=True)
-
     # The clients' events
 
     def _client_event(self, kind: str, event_id: str, raw: bytes, source: Audience, now: float) -> None:
         if kind == "input_audio_buffer.append":
-            if not self._session.takes_appends():
+            if not self._session.updates.takes_appends():
                 raise Refused("invalid_value", _NO_APPENDS, "audio")
             if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
                 raise BadPacket("client_event_depth")
@@ -400,7 +351,7 @@ class Conversation:
             self.turns.events.watch(source)
             return
         if kind == "output_audio_buffer.clear":
-            self.interrupt(now, "client_cancelled")
+            self._answers.interrupt(now, "client_cancelled")
             return
         session = event.get("session") if kind == "session.update" else {}
         if not isinstance(session, dict):
@@ -409,7 +360,7 @@ class Conversation:
         self._causes.sent(kind, event_id, source)
         match kind:
             case "session.update":
-                self._ask_session(session, event_id, source, now)
+                self._session.asked(session, event_id, source, now)
                 return
             case "input_audio_buffer.commit":
                 self._media.flush_microphone(now)
@@ -420,24 +371,7 @@ class Conversation:
                 self.turns.client_clears(now)
         self._upstream.send(self.turns.for_agent(kind, raw))
         if kind == "response.cancel":
-            self._cancel(event.get("response_id"), now)
-
-    def _ask_session(self, session: dict[str, Any], event_id: str, source: Audience, now: float) -> None:
-        try:
-            outputs = self._session.asked(session, event_id, source, now)
-        except ValueError as error:
-            raise Refused("invalid_value", f"{error}.", "session.audio.input.turn_detection") from None
-        self._session_outputs(outputs, now)
-
-    def _cancel(self, response_id: object, now: float) -> None:
-        """A client's `response.cancel` has gone out."""
-        named = response_id if isinstance(response_id, str) and response_id else None
-        target = named or self._responses.latest()
-        self._responses.cancelled(target, "client_cancelled", now, told=True)
-        # Without a name it means whatever is being said, also when the agent has already finished saying it.
-        if named is None or self._playback.holds(named):
-            self.interrupt(now, "client_cancelled", told=True)
-        self._responses.mute(target)
+            self._answers.client_cancels(event.get("response_id"), now)
 
     def _refuse(self, source: Audience, now: float, refused: Refused, event_id: str) -> None:
         self._outbox.answer_error(
@@ -446,69 +380,14 @@ class Conversation:
 
     # What follows
 
-    def _greet(self) -> None:
-        if not self._greeted:
-            self._greeted = True
-            self._tell_session("session.created", self._session.view())
-
-    def _session_outputs(self, outputs: list[SessionOutput], now: float) -> None:
-        for output in outputs:
-            match output:
-                case SendUpdate(data):
-                    self._upstream.send(data)
-                case Updated(session, quiet):
-                    self.turns.configure(self._session.detection, now)
-                    if self._upstream.ready:
-                        self._greet()
-                    if not quiet:
-                        self._tell_session("session.updated", session)
-                case Problem():
-                    self._outbox.report(
-                        output.code,
-                        output.message,
-                        param=output.param,
-                        event_id=output.event_id,
-                        to=output.source,
-                        kind="invalid_request_error",
-                    )
-
-    def _tell_session(self, kind: str, session: Mapping[str, Any]) -> None:
-        if not self._outbox.make(kind, session=session):
-            # It must arrive: without its instructions and tools it does.
-            short = {name: session[name] for name in _SHORT_SESSION if name in session}
-            self._outbox.make(kind, Audience.CLIENT, session=short)
-
-    def _end(self, ended: Ended, now: float) -> None:
-        """A cancelled response that the agent has not ended."""
-        self._outbox.counts["responses_ended_here"] += 1
-        self._tell_done(ended)
-        self._response_over(ended.response_id, now)
-
     def _tell_done(self, ended: Ended) -> None:
         if not self.turns.hides(ended.response_id):
             self._outbox.make("response.done", response=ended.response)
 
     def _response_over(self, response_id: str, now: float) -> None:
-        self._playback.response_done(response_id, now)
-        for heard in self._responses.owed(response_id):
-            self._truncate(heard)
+        self._answers.over(response_id, now)
         self.turns.response_over(response_id, now)
         self.turns.output_ending(now)
-
-    def _truncate(self, heard: Heard) -> None:
-        if not heard.item_id:
-            return  # a server without item ids keeps no items to correct
-        if heard.milliseconds:
-            truncate = {
-                "type": "conversation.item.truncate",
-                "item_id": heard.item_id,
-                "content_index": heard.content_index,
-                "audio_end_ms": heard.milliseconds,
-            }
-            self._upstream.tell("truncate", truncate)
-        else:
-            # A truncation to nothing is refused by some servers, and an item nobody heard was never said.
-            self._upstream.tell("delete", {"type": "conversation.item.delete", "item_id": heard.item_id})
 
     def _buffer_events(self, now: float) -> None:
         while (event := self._playback.poll_event()) is not None:
@@ -529,5 +408,4 @@ class Conversation:
 
 
 _NO_APPENDS: Final = "Appended audio is 24 kHz PCM here, and the agent has to hear that too."
-_SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

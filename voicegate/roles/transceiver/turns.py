@@ -17,14 +17,14 @@ from voicegate.media.turns.plugins import TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto import realtime
 from voicegate.roles.transceiver.agent_commits import AgentCommits
+from voicegate.roles.transceiver.answers import Answers
 from voicegate.roles.transceiver.detection import Ability, Detection, Mode
 from voicegate.roles.transceiver.eager import EagerReply, HeldEvent
 from voicegate.roles.transceiver.input_buffer import InputBuffer
 from voicegate.roles.transceiver.input_gate import InputGate
 from voicegate.roles.transceiver.outbox import Outbox
-from voicegate.roles.transceiver.playback import CallMedia, Playback
+from voicegate.roles.transceiver.playback import CallMedia
 from voicegate.roles.transceiver.replies import Replies
-from voicegate.roles.transceiver.responses import Responses
 from voicegate.roles.transceiver.turn_events import Question, TurnEvents
 from voicegate.roles.transceiver.upstream import Upstream, What
 
@@ -62,11 +62,7 @@ NO_PLAN: Final = TurnPlan()
 
 
 class Turns:
-    """One call's.
-
-    `stop` silences the agent: what is being said is dropped, cancelled and truncated, what is not said yet is
-    cancelled. `pass_on` gives an event of the agent's to the clients.
-    """
+    """One call's. `pass_on` gives an event of the agent's to the clients."""
 
     def __init__(
         self,
@@ -74,10 +70,8 @@ class Turns:
         media: CallMedia,
         upstream: Upstream,
         outbox: Outbox,
-        playback: Playback,
-        responses: Responses,
+        answers: Answers,
         *,
-        stop: Callable[[float], None],
         pass_on: Callable[[str, bytes], object],
     ) -> None:
         self.mode = Mode.MANUAL
@@ -85,13 +79,13 @@ class Turns:
         self._plan = plan
         self._settings = plan.defaults
         self._media = media
-        self._playback = playback
+        self._playback = answers.playback
         self._upstream = upstream
-        self._stop = stop
+        self._stop = answers.stop
         self._pass_on = pass_on
         self._buffer = InputBuffer(upstream, outbox)
-        self._replies = Replies(upstream, responses)
-        self._eager = EagerReply(media, upstream, responses, playback)
+        self._replies = Replies(upstream, answers.responses)
+        self._eager = EagerReply(media, upstream, answers.responses, answers.playback)
         self._agent = AgentCommits()
         self._machine: TurnMachine | None = None
         self._judge: TurnJudge | None = None
