@@ -431,3 +431,9 @@ def test_turns(key: str, value: str, words: str) -> None:
 def test_unknown_words_about_turns(variable: str, value: str) -> None:
     with pytest.raises(ConfigError, match="Invalid enum value"):
         load_config(None, {f"VOICEGATE_{variable}": value})
+
+
+def test_an_agent_that_commits_nothing_cannot_be_the_judge() -> None:
+    environ = {"VOICEGATE_TURNS_JUDGE": "upstream", "VOICEGATE_AGENT_TURN_DETECTION": "none"}
+    (problem,) = check(load_config(None, environ), ROLES)
+    assert "there is no commit to wait for" in problem

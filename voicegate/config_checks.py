@@ -233,6 +233,8 @@ def _check_turns(config: Config) -> Iterator[str]:
             yield f"turns.{key} must be more than 0"
     if turns.stop_after_seconds < turns.pause_after_seconds:
         yield "turns.stop_after_seconds must not be less than turns.pause_after_seconds"
+    if turns.judge == "upstream" and config.agent.turn_detection == "none":
+        yield "turns.judge is upstream, but agent.turn_detection is none: there is no commit to wait for"
     model = turns.smart_turn_model
     if turns.judge == "smart-turn" and not os.path.isfile(model):
         yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support import speech
 from tests.support.listening import plan
-from tests.support.scene import Scene
+from tests.support.scene import Scene, body
+from voicegate.media.turns.fixed import Upstream
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
 from voicegate.proto.realtime import BYTES_PER_MS
 from voicegate.roles.transceiver.agent_commits import COMMIT_SECONDS
@@ -399,6 +400,31 @@ class TestHybrid:
         kind = "conversation.item.input_audio_transcription.delta"
         scene.agent(kind, item_id="u1", content_index=0, delta="stop it")
         assert ("output_stopped", "words") in watched(scene)
+
+    def test_the_agent_may_be_the_judge(self, spoken: bytes) -> None:
+        scene = self.scene(judge="upstream", make=Upstream)
+        scene.speak(silence(1.0) + spoken[: 700 * BYTES_PER_MS])
+        self.agent_hears(scene, "u1")
+        scene.speak(silence(1.0))
+        assert not scene.asked("response.create")
+        self.agent_commits(scene, "u1")
+        assert len(scene.asked("response.create")) == 1
+        assert watched(scene)[-1] == ("ended", "upstream")
+
+    def test_an_answer_that_is_not_to_be_interrupted(self, spoken: bytes) -> None:
+        scene = self.scene()
+        scene.speak(silence(1.0))
+        metadata = {"voicegate_interruptible": "false"}
+        scene.agent("response.created", response={**body("r1", "in_progress"), "metadata": metadata})
+        scene.delta(3.0)
+        scene.speak(silence(0.5) + spoken[: 1800 * BYTES_PER_MS])
+        assert not [what for what, _ in watched(scene) if what.startswith("output")]
+        scene.finish()
+        scene.run(2.0)
+        scene.begin("r2", "i2")
+        scene.delta(3.0, "r2", "i2")
+        scene.speak(silence(0.8) + spoken[: 1800 * BYTES_PER_MS])
+        assert "output_audio_buffer.cleared" in scene.types(), "the next one is an answer like any other"
 
 
 class TestUpstream:

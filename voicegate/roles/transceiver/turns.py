@@ -80,6 +80,7 @@ class Turns:
         self._settings = plan.defaults
         self._media = media
         self._playback = answers.playback
+        self._responses = answers.responses
         self._upstream = upstream
         self._stop = answers.stop
         self._pass_on = pass_on
@@ -161,6 +162,7 @@ class Turns:
             return
         if kind == "started":
             machine.output_began(now)
+            machine.protect(not self._responses.interruptible(response_id), now)
         elif not self._playback.audible:
             self._confirm_by = None
             machine.output_over(now)
@@ -211,6 +213,8 @@ class Turns:
         self._eager.committed(self._buffer.committed(raw))
         if self._agent.committed():
             self._replies.want(now)
+        if self.mode is Mode.HYBRID and self._settings.judge == "upstream" and self._machine is not None:
+            self.take_verdict(Verdict(self._places.pause_id, 1.0, 0.0, "upstream"), now)
 
     def response_created(self, response_id: str, now: float) -> None:
         """A response has begun: nobody's wish any more where the person speaks again."""
@@ -302,6 +306,8 @@ class Turns:
                 continue  # that is the agent's to say
             self.events.decided(decision, self._places.base)
             match decision:
+                case d.PauseBegan(pause_id):
+                    self._places.pause_id = pause_id
                 case d.SpeechStarted():
                     self._speech_started(decision, now)
                 case d.TurnEnded():
@@ -393,11 +399,13 @@ class Turns:
 
 
 class _Places:
-    """Samples of the microphone since the start of the call."""
+    """Where the microphone is: samples since the start of the call."""
 
-    __slots__ = ("base", "heard")
+    __slots__ = ("base", "heard", "pause_id")
 
     def __init__(self) -> None:
         self.base = 0
         """Before the machine began to count."""
         self.heard = 0
+        self.pause_id = 0
+        """The newest pause."""
