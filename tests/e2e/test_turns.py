@@ -78,9 +78,9 @@ def script(noise: float) -> Script:
     third = speech.say("Stop, I have another question.")
     parts: list[Sound | float] = [LEAD, begun, HESITATION, ended]
     first = (LEAD, _seconds(parts))
-    parts += [1.6, cough(noise)]
+    parts += [2.1, cough(noise)]
     coughed = _seconds(parts) - noise
-    parts.append(first[1] - first[0] + 0.4)
+    parts.append(first[1] - first[0])
     places = []
     for sound, pause in ((second, 2.0), (third, _seconds([third]) + 1.4)):
         at = _seconds(parts)
@@ -208,7 +208,7 @@ def judge_sound(spoken: Script, said: Recording, heard: Recording) -> None:
     # The first answer is all that was said, in order, with a hole where it was held: nothing lost, nothing
     # twice.
     first = said.sound[round((lead + spoken.first[0]) * RATE) : round((lead + spoken.first[1]) * RATE)]
-    answer, half = at(spoken.first[1], spoken.second[0]), len(first) // 3
+    answer, half = at(spoken.first[1], spoken.second[0]), len(first) // 4
     begun, rest = speech.find(first[:half], answer), speech.find(first[-half:], answer)
     hole = rest.lag - begun.lag - (len(first) - half) / RATE
     assert min(begun.envelope, rest.envelope) > 0.75, (begun, rest)
