@@ -67,6 +67,12 @@ class InputBuffer:
         if self.gate is not None:
             self.gate.shut()
 
+    def give_up(self, place: int) -> None:
+        """A turn that may be open comes to nothing, or to what others make of it."""
+        if self.item_id:
+            self.stopped(place)
+        self.over()
+
     def commit_silence(self, idle: IdleTimeout, start: int) -> None:
         """Nobody has spoken from `start` on: that becomes an item, and the clients are told why."""
         item_id = ""

@@ -138,7 +138,7 @@ class Turns:
         self._confirm_by = None
         self._replies.forget()
         self._agent = AgentCommits()
-        self._buffer.over()
+        self._buffer.give_up(self._places.heard)
         self._buffer.gate = None
 
     # What is heard and said
@@ -254,7 +254,7 @@ class Turns:
         if self._machine is not None:
             self._machine.clear(now)
             self._carry_out(now)
-        self._buffer.over()
+        self._buffer.give_up(self._places.heard)
 
     # Judges in threads
 
