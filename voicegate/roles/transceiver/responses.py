@@ -90,6 +90,10 @@ class Responses:
         """Responses that are not over; `spoken_only`: without those apart from the conversation."""
         return [r.id for r in self._responses.values() if not r.over and not (spoken_only and r.apart)]
 
+    def uncancelled(self) -> list[str]:
+        """The open ones of the conversation that nobody has told the agent to end."""
+        return [r.id for r in self._responses.values() if not (r.over or r.apart or r.lapse_at is not None)]
+
     def latest(self) -> str:
         """The response an event without an id is about: the newest open one not apart, or ""."""
         return next((r.id for r in reversed(self._responses.values()) if not (r.over or r.apart)), "")

@@ -19,6 +19,7 @@ from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.roles.context import RoleContext
 from voicegate.roles.transceiver.control import routes, sockets
 from voicegate.roles.transceiver.core import Overloaded
+from voicegate.roles.transceiver.listening import turn_plan
 from voicegate.roles.transceiver.worker import Worker
 
 
@@ -31,6 +32,7 @@ async def run(
     that cannot be dialled.
     """
     check_settings(config.agent)
+    turns = turn_plan(config)
     settings = config.transceiver
     worker: Worker | None = None
 
@@ -79,7 +81,7 @@ async def run(
                         capacity=settings.max_calls,
                     )
                 )
-                worker = Worker(config, context, record, socket, readers, nursery)
+                worker = Worker(config, context, record, socket, readers, nursery, turns)
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()

@@ -1,0 +1,84 @@
+"""The default interruption policy: by duration, by words where there are some, and by whose sound it is.
+
+Pausing is cheap: the person hears 100 ms less of an answer that then goes on. Stopping is not: the answer is
+lost. So any likely voice pauses, and only what goes on for longer than an acknowledgement stops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from voicegate.media.turns.plugins import Action, Overlap
+
+_WORDS = """
+    mm mhm mmhm hm hmm uh huh uhhuh ah aha oh ok okay yeah yes yep yup right sure good great cool fine nice
+    exactly absolutely definitely i see got it alright all true indeed wow really
+    ja jaja genau gut stimmt klar achso ach so oui d'accord voilà bien sí si claro vale
+"""
+_ACKNOWLEDGEMENTS: Final = frozenset(_WORDS.split())
+"""Words that go with listening. What has no other word does not interrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptionSettings:
+    """Seconds, unless a field says otherwise."""
+
+    pause_after: float = 0.06
+    """Of voice. Two frames are often a click; a fourth would pause later than 100 ms."""
+    stop_after: float = 0.6
+    """Of voice: "mm-hm" and "yeah" have less, and a sentence has it within its first second."""
+    stop_after_acknowledgement: float = 1.5
+    """Of voice, when the transcript has only words that go with listening so far."""
+    resume_after: float = 0.4
+    """Of silence behind a sound that did not stop: longer than within a word, shorter than a wait."""
+    density: float = 0.5
+    """Of voice, from its first to its last: less is noise that voice activity errs on."""
+    echo: float = 0.5
+    """From this share of echo on it is our own voice that is heard."""
+    grace: float = 0.25
+    """At an answer's first words nothing pauses: a person may be finishing a word, and synthetic speech
+    begins with silence."""
+    boundary: float = 1.0
+    """What begins in so much of an answer's end is the next turn rather than an interruption."""
+
+
+class DefaultPolicy:
+    """One call's."""
+
+    def __init__(self, settings: InterruptionSettings | None = None) -> None:
+        self._settings = settings or InterruptionSettings()
+
+    def decide(self, overlap: Overlap) -> tuple[Action, str]:
+        settings = self._settings
+        if overlap.agent < settings.grace:
+            return Action.IGNORE, "grace"
+        if overlap.echo >= settings.echo:
+            return (Action.RESUME if overlap.paused else Action.IGNORE), "echo"
+        if overlap.remaining is not None and overlap.remaining < settings.boundary and not overlap.paused:
+            return Action.IGNORE, "ending"
+        acknowledgement = _acknowledges(overlap.said)
+        if acknowledgement is False:
+            return Action.STOP, "words"
+        enough = settings.stop_after_acknowledgement if acknowledgement else settings.stop_after
+        if overlap.voiced >= enough and self._dense(overlap):
+            return Action.STOP, "duration"
+        if overlap.paused:
+            if overlap.silence >= settings.resume_after:
+                return Action.RESUME, "acknowledgement" if acknowledgement else "short"
+            return Action.IGNORE, "waiting"
+        if overlap.silence == 0.0 and overlap.voiced >= settings.pause_after and self._dense(overlap):
+            return Action.PAUSE, "voice"
+        return Action.IGNORE, "short"
+
+    def over(self, overlap: Overlap, stopped: bool) -> None:
+        """Nothing is learned."""
+
+    def _dense(self, overlap: Overlap) -> bool:
+        return overlap.voiced >= self._settings.density * (overlap.seconds - overlap.silence)
+
+
+def _acknowledges(said: str | None) -> bool | None:
+    """Whether this has only words that go with listening; None where nothing was said yet."""
+    words = "".join(c if c.isalnum() or c == "'" else " " for c in said.lower()).split() if said else []
+    return all(word in _ACKNOWLEDGEMENTS for word in words) if words else None
