@@ -30,7 +30,10 @@ def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, s
 
 def audio_formats(settings: AgentConfig) -> realtime.Formats:
     """What the agent hears and speaks."""
-    return realtime.pcm_formats(settings.audio_rate_in, settings.audio_rate_out)
+    return {
+        "input": realtime.audio_format(settings.audio_format_in, settings.audio_rate_in),
+        "output": realtime.audio_format(settings.audio_format_out, settings.audio_rate_out),
+    }
 
 
 def configured_session(settings: AgentConfig) -> dict[str, Any]:

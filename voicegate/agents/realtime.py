@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
@@ -26,19 +26,16 @@ from voicegate.agents.waiting import FLOOD_SECONDS, FloodMeter, Waiting
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.config import AgentConfig
 from voicegate.logs import get_logger
+from voicegate.media.convert import open_converter
+from voicegate.media.sound import PCM_LINE, Line, sound_of
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.realtime import AgentError, AudioDelta, OtherEvent, ServerEvent
-
-if TYPE_CHECKING:
-    from voicegate.media.resample import Resampler
 
 MAX_MESSAGE: Final = 6 * 1024 * 1024
 """The largest event that is read: 98 s of audio in one delta, where servers send a second or less. The API
 names no limit for its own events (15 MiB is for a client's append). One this large takes 6 to 9 ms to decode,
 in one piece: half a frame of all other calls. Larger ones are skipped and counted: messages_oversized."""
-MAX_DELTA: Final = 1000 * realtime.BYTES_PER_MS
-"""A larger delta is handed on as several events of at most a second, with the same ids."""
 TURN_EVENTS: Final = 16
 TURN_BYTES: Final = 65_536
 """After so many events, or so much JSON (one read of the socket), all other tasks have their turn: about a
@@ -78,7 +75,7 @@ class RealtimeAgent:
 
     `on_event` is called in the reader's turn, in order; what it raises ends `run`.
     A ready agent is read in the turns of whoever calls `readers.read`; no task wakes for what it says.
-    `model` goes before the one configured; `session` goes over `settings.session`.
+    `model` goes before the one configured; `session` goes over `settings.session`. `line` is the call's.
     Raises ConfigError when the settings cannot be used.
     """
 
@@ -90,17 +87,20 @@ class RealtimeAgent:
         on_event: Callable[[AgentEvent], None],
         model: str = "",
         session: Mapping[str, Any] | None = None,
+        line: Line = PCM_LINE,
         readers: Readers,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
         self._url, self._headers = dial(settings, model)
+        formats = audio_formats(settings)
         self._session = realtime.session_settings(
-            configured_session(settings), session or {}, formats=audio_formats(settings)
+            configured_session(settings), session or {}, formats=formats
         )
-        self._to_agent = _open_resampler(realtime.SAMPLE_RATE, settings.audio_rate_in)
-        self._from_agent = _open_resampler(settings.audio_rate_out, realtime.SAMPLE_RATE)
-        """None: the agent's audio is 24 kHz, as everywhere else here."""
+        self._to_agent = open_converter(line.heard, sound_of(formats["input"]))
+        self._speaks = sound_of(formats["output"])
+        self._from_agent = open_converter(self._speaks, line.said)
+        """None: the agent's audio is the call's."""
         self._tls = ssl_context
         self._readers = readers
         self._on_event = on_event
@@ -117,7 +117,7 @@ class RealtimeAgent:
         self._bad_events = 0
 
     def send_audio_nowait(self, pcm: bytes) -> None:
-        """Microphone audio, s16le at 24 kHz mono. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
+        """Microphone audio, as `line.heard`. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
         wire = self._wire
         if self._to_agent is not None:
             pcm = self._to_agent.convert(pcm)
@@ -294,22 +294,23 @@ class RealtimeAgent:
         if self._from_agent is not None and item_id != event.item_id:
             self._from_agent.begin()
         pcm = rest + event.pcm if rest and item_id == event.item_id else event.pcm
-        whole = len(pcm) & ~1
+        whole = len(pcm) - len(pcm) % self._speaks.sample_bytes
+        most = self._speaks.bytes_per_second
         self._odd = (event.item_id, pcm[whole:])
         if whole != len(pcm):
             self._counts["audio_odd"] += 1
             pcm = pcm[:whole]
         if not pcm:
             self._counts["audio_empty"] += 1
-        elif whole > MAX_DELTA:
+        elif whole > most:  # it is handed on as several events of at most a second, with the same ids
             ids = (event.response_id, event.item_id, event.content_index)
-            starts = range(0, whole, MAX_DELTA)
-            self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + MAX_DELTA]) for at in reversed(starts))
+            starts = range(0, whole, most)
+            self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + most]) for at in reversed(starts))
         else:
             self._hand_on(event, pcm)
 
     def _hand_on(self, event: AudioDelta, pcm: bytes) -> None:
-        """Whole samples of the agent's, no more than MAX_DELTA, as 24 kHz."""
+        """Whole samples of the agent's, no more than a second, as the call's line has them."""
         if self._from_agent is not None:
             pcm = self._from_agent.convert(pcm)
         if pcm is event.pcm:
@@ -327,12 +328,3 @@ class RealtimeAgent:
         wire = self._wire
         while self._life is _Life.READY and wire is not None and wire.clear and self._waiting:
             wire.send_text_nowait(self._waiting.pop())
-
-
-def _open_resampler(from_rate: int, to_rate: int) -> Resampler | None:
-    if from_rate == to_rate:
-        return None
-    # Only on demand: it brings PyAV in, and few agents need it.
-    from voicegate.media.resample import Resampler
-
-    return Resampler(from_rate, to_rate)

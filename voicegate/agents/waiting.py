@@ -9,11 +9,13 @@ from typing import Final
 from voicegate.proto import realtime
 
 MAX_WAITING_AUDIO: Final = 30 * 1000 * realtime.BYTES_PER_MS
-"""30 s of microphone: three times the default `connect_seconds`. Older audio is dropped."""
+"""30 s of microphone, three minutes in G.711: three times the default `connect_seconds` and more. Older audio
+is dropped."""
 MAX_WAITING_EVENTS: Final = 1000
 MAX_WAITING_EVENT_BYTES: Final = 2 * realtime.MAX_EVENT_BYTES
 MAX_APPEND: Final = 1000 * realtime.BYTES_PER_MS
-"""Audio that waited goes in appends of at most a second: 64 kB of JSON, far below the API's 15 MiB."""
+"""Audio that waited goes in appends of at most a second, six in G.711: 64 kB of JSON, far below the API's 15
+MiB."""
 FLOOD_SECONDS: Final = 10.0
 FLOOD_EVENTS: Final = 10_000
 """Within FLOOD_SECONDS: twenty times real time in deltas of 20 ms, the smallest in use."""

@@ -40,11 +40,13 @@ class Pause:
         "_late_due",
         "_late_timestamp",
         "_owed",
+        "_unit",
         "given",
     )
 
     def __init__(self, clock_rate: int) -> None:
         self._clock_rate = clock_rate
+        self._unit = max(1, PCM_RATE // clock_rate)  # samples that a slower clock cannot divide
         self._due = (
             math.inf
         )  # when a packet that begins at the line's end comes, were it as quick as the last
@@ -97,7 +99,7 @@ class Pause:
         if not self._owed and not self._late:
             return 0
         self._settle(line_end)
-        repaid = min(samples, self._owed)
+        repaid = min(samples, self._owed) // self._unit * self._unit
         self._owed -= repaid
         return repaid
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from voicegate.media.sound import line_between
 from voicegate.proto import realtime
 from voicegate.proto.callid import mint_call_id
 from voicegate.proto.dtls import DtlsCertificate
@@ -136,6 +137,7 @@ def _make_audio(
 ) -> CallAudio:
     return CallAudio(
         offered.format,
+        line_between(offered.format.codec.value, wishes.formats),
         listening=offered.direction in (Direction.SENDRECV, Direction.RECVONLY),
         rtcp=RtcpOptions(
             reduced_size=offered.rtcp_rsize,
@@ -153,5 +155,6 @@ def _make_audio(
         now=now,
         red_payload_type=offered.red_payload_type,
         cn_payload_type=offered.cn_payload_type,
+        telephone_event=offered.telephone_event,
         keep_warm=wishes.keep_warm,
     )

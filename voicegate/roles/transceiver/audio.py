@@ -1,7 +1,8 @@
-"""A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other. Pure.
+"""A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other, or G.711 (`Line`). Pure.
 
 in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits; silence while the client pauses
 out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
+keys  telephone events ─► Keypad ─► `presses`
 RTCP  reports about both, every 5 s or so; BYE at the end
 """
 
@@ -10,19 +11,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import NamedTuple
 
 from voicegate.media.codec import open_decoder
+from voicegate.media.dtmf import Keypad
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
 from voicegate.media.recording import Tap
 from voicegate.media.sending import PayloadTypes, RtpSender
+from voicegate.media.sound import PCM, PCM_LINE, Line
 from voicegate.proto.rtcp import Bye
 from voicegate.proto.rtcp_session import PLAIN, RtcpOptions, RtcpReporter
-from voicegate.proto.rtp import parse_rtp_untrusted
-from voicegate.proto.sdp import AudioFormat
+from voicegate.proto.rtp import RtpPacket, parse_rtp_untrusted
+from voicegate.proto.sdp import AudioFormat, TelephoneEventFormat
 
-MAX_EARLY_BYTES = 30 * 48_000
+MAX_EARLY_BYTES = 30 * PCM.bytes_per_second
 """30 s of the agent's audio, kept until the client is connected: as long as a set-up may take."""
+
+
+class Press(NamedTuple):
+    """A key of the client's keypad."""
+
+    key: str
+    """0 to 9, *, #, A to D."""
+    wall: float
+    """When it came, in seconds since 1970."""
 
 
 class CallAudio:
@@ -31,6 +44,7 @@ class CallAudio:
     def __init__(
         self,
         format: AudioFormat,
+        line: Line = PCM_LINE,
         *,
         listening: bool,
         rtcp: RtcpOptions = PLAIN,
@@ -43,15 +57,19 @@ class CallAudio:
         now: float,
         red_payload_type: int | None = None,
         cn_payload_type: int | None = None,
+        telephone_event: TelephoneEventFormat | None = None,
         keep_warm: bool = False,
     ) -> None:
-        """`red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
-        2198), and the client comfort noise (RFC 3389).
+        """`line`: what is polled, and what is played.
+
+        `red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
+        2198), and the client comfort noise (RFC 3389). `telephone_event`: how it may send keys (RFC 4733).
 
         `keep_warm`: send a little silence whenever the agent says nothing (`Playout.keep_warm`).
         """
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
+        self.line = line
         self.clock_rate = format.clock_rate
         """Of RTP timestamps."""
         self.tap: Tap | None = None
@@ -62,14 +80,21 @@ class CallAudio:
             PayloadTypes(format.payload_type, red_payload_type),
             ssrc=ssrc,
             first_sequence=first_sequence,
+            passes=line.said != PCM,
         )
+        self.presses: deque[Press] = deque()
+        """Keys pressed, to be taken by whoever drains; as many as the last packet told of."""
+        self._event_payload_type = None if telephone_event is None else telephone_event.payload_type
+        event_clock_rate = format.clock_rate if telephone_event is None else telephone_event.clock_rate
+        self._keypad = Keypad(format.clock_rate, event_clock_rate)
         self._receive = ReceiveBuffer(
-            open_decoder(format.codec.value),
+            open_decoder(format.codec.value, passes=line.heard != PCM),
             format.payload_type,
             red_payload_type=red_payload_type,
             cn_payload_type=cn_payload_type,
+            event_payload_type=self._event_payload_type,
         )
-        self._playout = Playout(first_timestamp, format.clock_rate)
+        self._playout = Playout(first_timestamp, format.clock_rate, sound=line.said)
         self._keep_warm = keep_warm and listening
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
@@ -98,11 +123,18 @@ class CallAudio:
         """Take one decrypted RTP packet. Raises BadPacket."""
         packet = parse_rtp_untrusted(data)
         self._reporter.received(packet, now)
+        if packet.payload_type == self._event_payload_type:
+            self._receive_keys(packet, now)
         self._receive.push(packet, now)
         self._send_reports()
 
+    def _receive_keys(self, packet: RtpPacket, now: float) -> None:
+        self._keypad.push(packet)
+        while (key := self._keypad.poll_key()) is not None:
+            self.presses.append(Press(key, now + self._wall_offset))
+
     def poll_audio(self) -> bytes | None:
-        """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
+        """The next stretch of the microphone: `line.heard`, any whole number of samples."""
         return self._receive.poll_pcm()
 
     def flush_microphone(self, now: float) -> None:
@@ -123,14 +155,14 @@ class CallAudio:
     @property
     def queued_samples(self) -> int:
         """Samples neither sent nor dropped, early ones included."""
-        return self._playout.queued_samples + len(self._early or b"") // 2
+        return self._playout.queued_samples + self.line.said.samples(self._early or b"")
 
     def heard_until(self) -> float | None:
         """When the last frame sent has been spoken to its end, seen from here; None before the first."""
         return self._playout.heard_until()
 
     def play(self, pcm: bytes, now: float) -> None:
-        """Queue audio for the client: 24 kHz s16le mono, any length."""
+        """Queue audio for the client, as `line.said`, any length."""
         if not self.listening:
             return
         if self._early is not None:
@@ -173,11 +205,12 @@ class CallAudio:
     def _keep_early(self, pcm: bytes) -> None:
         """Whole samples while there is room; the rest is counted as the playout counts it."""
         assert self._early is not None, "only before the start"
-        counts = self._playout.counts
-        counts.odd_bytes += len(pcm) % 2
-        kept = min(len(pcm), MAX_EARLY_BYTES - len(self._early)) & ~1
-        counts.overflow_samples += len(pcm) // 2 - kept // 2
-        self._early += pcm[:kept]
+        counts, said = self._playout.counts, self.line.said
+        odd = len(pcm) % said.sample_bytes
+        counts.odd_bytes += odd
+        room = MAX_EARLY_BYTES - len(self._early)
+        counts.overflow_samples += said.samples(pcm[room : len(pcm) - odd])
+        self._early += pcm[: min(room, len(pcm) - odd)]
 
     def poll_packet(self) -> tuple[bool, bytes] | None:
         """(is RTCP, packet in the clear), or None."""
@@ -246,6 +279,7 @@ class CallAudio:
     def statistics(self) -> dict[str, object]:
         return {
             "receive": asdict(self._receive.statistics()),
+            "keypad": asdict(self._keypad.statistics()),
             "playout": asdict(self._playout.statistics()),
             "sending": self._sender.statistics(),
             "quality": self._reporter.statistics()._asdict(),

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
 
+from voicegate.media.sound import Line
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.datachannel import MessageRejected
 from voicegate.proto.demux import Kind, is_rtcp, kind
@@ -141,7 +142,7 @@ class Call:
         return self._events.popleft() if self._events else None
 
     def poll_audio(self) -> bytes | None:
-        """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
+        """The next stretch of the microphone, as `audio.line.heard`: any whole number of samples."""
         return self.audio.poll_audio()
 
     def poll_message(self) -> Notice | str | bytes | MessageRejected | None:
@@ -171,7 +172,7 @@ class Call:
         return deadline
 
     def play(self, pcm: bytes, now: float) -> None:
-        """Queue the agent's audio (24 kHz s16le mono); it waits until the client is connected."""
+        """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""
         if self.ended is None:
             self.audio.play(pcm, now)
             if self._srtp is not None:
@@ -208,6 +209,10 @@ class Call:
     @property
     def listening(self) -> bool:
         return self.audio.listening
+
+    @property
+    def line(self) -> Line:
+        return self.audio.line
 
     @property
     def played_samples(self) -> int:

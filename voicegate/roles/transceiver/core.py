@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from voicegate.media.recording import Tap
+from voicegate.media.sound import Line
 from voicegate.media.turns.plugins import Verdict
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
@@ -131,6 +132,10 @@ class TransceiverCore:
     def call(self, call_id: str) -> Call | None:
         entry = self._calls.get(call_id)
         return None if entry is None else entry.call
+
+    def line(self, call_id: str) -> Line:
+        """What a call's agent is given to hear, and has to speak."""
+        return self._calls[call_id].call.audio.line
 
     def record(self, call_id: str, tap: Tap) -> None:
         """Leave what is heard, said and told in a call from now on there."""

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from voicegate.proto.realtime import SAMPLE_RATE
+from voicegate.media.codec import PCM_RATE
+from voicegate.media.sound import Sound
 
 HELD_SECONDS: Final = 4.0
 """An interruption is confirmed or not within some tenths of a second; a prefix is 2 s at the most. 192 kB."""
@@ -19,15 +20,16 @@ HELD_SECONDS: Final = 4.0
 MAX_KEPT_SECONDS: Final = 10.0
 """Of a turn, where a reply may be asked for early: all of it has to be said again when the person goes on."""
 
-_SAMPLE: Final = 2
-
 
 class InputGate:
-    """One call's. `send` takes what goes to the agent; `keeps`: a turn is remembered, so that it can be said
-    to the agent once more."""
+    """One call's. `send` takes what goes to the agent, as `sound`; `keeps`: a turn is remembered, so that it
+    can be said to the agent once more."""
 
-    def __init__(self, send: Callable[[bytes], None], position: int, *, keeps: bool) -> None:
+    def __init__(self, send: Callable[[bytes], None], position: int, sound: Sound, *, keeps: bool) -> None:
         self.is_open = False
+        self._sound = sound
+        self._most_held = HELD_SECONDS * sound.bytes_per_second
+        self._most_kept = MAX_KEPT_SECONDS * sound.bytes_per_second
         self._send = send
         self._keeps = keeps
         self._position = position  # behind the last sample that came
@@ -37,14 +39,14 @@ class InputGate:
 
     def take(self, pcm: bytes) -> None:
         """The next of the microphone."""
-        self._position += len(pcm) // _SAMPLE
+        self._position += self._sound.samples(pcm)
         if self.is_open:
             self._keep(pcm)
             self._send(pcm)
             return
         self._held.append(pcm)
         self._held_bytes += len(pcm)
-        while self._held_bytes - len(self._held[0]) >= HELD_SECONDS * SAMPLE_RATE * _SAMPLE:
+        while self._held_bytes - len(self._held[0]) >= self._most_held:
             self._held_bytes -= len(self._held.popleft())
 
     def open_at(self, place: int) -> None:
@@ -52,7 +54,9 @@ class InputGate:
         if self.is_open:
             return
         held = b"".join(self._held)
-        start = max(0, len(held) - max(0, self._position - place) * _SAMPLE)
+        samples = max(0, self._position - place)
+        size = samples * self._sound.rate // PCM_RATE * self._sound.sample_bytes
+        start = max(0, len(held) - size)
         self._forget_held()
         self.is_open = True
         self._turn.clear()
@@ -66,7 +70,7 @@ class InputGate:
 
     def kept_whole(self) -> bool:
         """Whether the turn can be said again."""
-        return self._keeps and len(self._turn) < MAX_KEPT_SECONDS * SAMPLE_RATE * _SAMPLE
+        return self._keeps and len(self._turn) < self._most_kept
 
     def repeat(self) -> None:
         """The turn goes on, and what the agent had of it is gone: all of it is sent again."""
@@ -76,7 +80,7 @@ class InputGate:
         self._send(bytes(self._turn))
 
     def _keep(self, pcm: bytes) -> None:
-        if self._keeps and len(self._turn) <= MAX_KEPT_SECONDS * SAMPLE_RATE * _SAMPLE:
+        if self._keeps and len(self._turn) <= self._most_kept:
             self._turn += pcm
 
     def _forget_held(self) -> None:

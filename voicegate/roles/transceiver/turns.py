@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from voicegate.media.convert import Listener, hearing_pcm
 from voicegate.media.turns import decisions as d
 from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import TurnJudge, Verdict
@@ -89,6 +90,7 @@ class Turns:
         self._eager = EagerReply(media, upstream, answers.responses, answers.playback)
         self._agent = AgentCommits()
         self._machine: TurnMachine | None = None
+        self._machine_hears: Listener | None = None
         self._judge: TurnJudge | None = None
         self._places = _Places()
         self._confirm_by: float | None = None
@@ -111,7 +113,9 @@ class Turns:
         elif self._machine is None or changed:
             self._machine, self._judge = listening.machine(detection.settings)
             self._places.base = self._places.heard
-            self._media.listen_to_output(self._machine.push_output)
+            line = self._media.line
+            self._machine_hears = hearing_pcm(self._machine.push, line.heard)
+            self._media.listen_to_output(hearing_pcm(self._machine.push_output, line.said))
             if self._playback.audible:
                 self._machine.output_began(now)
         else:
@@ -120,7 +124,10 @@ class Turns:
             self._carry_out(now)
         if self.mode is Mode.GATEWAY and changed:
             self._buffer.gate = InputGate(
-                self._upstream.send_audio, self._places.heard, keeps=detection.settings.eager
+                self._upstream.send_audio,
+                self._places.heard,
+                self._media.line.heard,
+                keeps=detection.settings.eager,
             )
 
     def close(self, now: float) -> None:
@@ -145,14 +152,14 @@ class Turns:
 
     def hear(self, pcm: bytes, now: float) -> None:
         """The next of the microphone, for the agent and the machine."""
-        self._places.heard += len(pcm) // 2
+        self._places.heard += self._media.line.heard.samples(pcm)
         gate = self._buffer.gate
         if gate is None:
             self._upstream.send_audio(pcm)
         else:
             gate.take(pcm)
-        if self._machine is not None:
-            self._machine.push(pcm, now)
+        if self._machine is not None and self._machine_hears is not None:
+            self._machine_hears(pcm, now)
             self._carry_out(now)
 
     def output(self, kind: str, response_id: str, now: float) -> None:

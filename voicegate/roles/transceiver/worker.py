@@ -176,6 +176,7 @@ class Worker:
             call_id,
             model=request.model,
             session=self._core.first_session(call_id),
+            line=self._core.line(call_id),
             on_event=lambda event: self._agent_event(call_id, event),
             readers=self._readers,
         )
