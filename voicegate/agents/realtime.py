@@ -123,7 +123,7 @@ class RealtimeAgent:
             pcm = self._to_agent.convert(pcm)
             if not pcm:
                 return  # less than one of the agent's samples; the next call brings it
-        if self._life is _Life.READY and wire is not None and wire.clear and not self._waiting:
+        if self._life is _Life.READY and wire is not None and not self._waiting.items and wire.clear:
             wire.send_text_nowait(realtime.encode_append(pcm))
         elif self._life is not _Life.OVER:
             self._counts["audio_bytes_dropped"] += self._waiting.push_audio(pcm)

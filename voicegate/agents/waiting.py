@@ -26,29 +26,30 @@ FLOOD_BYTES: Final = 64 * 1024 * 1024
 class Waiting:
     """What waits for the agent, in order: runs of audio that grow at their end, and events between them."""
 
-    __slots__ = ("_event_bytes", "_items", "audio_bytes", "events")
+    __slots__ = ("_event_bytes", "audio_bytes", "events", "items")
 
     def __init__(self) -> None:
-        self._items: deque[bytearray | bytes] = deque()  # bytearray: audio; bytes: an event
+        self.items: deque[bytearray | bytes] = deque()
+        """bytearray: audio; bytes: an event. To be looked at, not to be changed."""
         self._event_bytes = 0
         self.audio_bytes = 0
         self.events = 0
 
     def __bool__(self) -> bool:
-        return bool(self._items)
+        return bool(self.items)
 
     def push_audio(self, pcm: bytes) -> int:
         """Returns how many bytes of the oldest audio were dropped for it."""
-        last = self._items[-1] if self._items else None
+        last = self.items[-1] if self.items else None
         if isinstance(last, bytearray) and len(last) + len(pcm) <= MAX_APPEND:
             last += pcm
         else:
-            self._items.append(bytearray(pcm))
+            self.items.append(bytearray(pcm))
         self.audio_bytes += len(pcm)
         dropped = 0
         while self.audio_bytes > MAX_WAITING_AUDIO:
-            oldest = next(item for item in self._items if isinstance(item, bytearray))
-            self._items.remove(oldest)
+            oldest = next(item for item in self.items if isinstance(item, bytearray))
+            self.items.remove(oldest)
             self.audio_bytes -= len(oldest)
             dropped += len(oldest)
         return dropped
@@ -56,13 +57,13 @@ class Waiting:
     def push_event(self, data: bytes) -> bool:
         if self.events >= MAX_WAITING_EVENTS or self._event_bytes + len(data) > MAX_WAITING_EVENT_BYTES:
             return False
-        self._items.append(data)
+        self.items.append(data)
         self._event_bytes += len(data)
         self.events += 1
         return True
 
     def pop(self) -> bytes:
-        item = self._items.popleft()
+        item = self.items.popleft()
         if isinstance(item, bytearray):
             self.audio_bytes -= len(item)
             return realtime.encode_append(item)

@@ -109,7 +109,7 @@ class ReceiveBuffer:
             packet, blocks = self._open_red(packet)
         if self._ssrc is None:
             self._restart_at(packet, now)
-        delta = sequence_delta(packet.sequence, self._sequence)
+        delta = 0 if packet.sequence == self._sequence else sequence_delta(packet.sequence, self._sequence)
         if packet.ssrc != self._ssrc or delta > MAX_DROPOUT or delta < -MAX_MISORDER:
             self._push_stray(packet, now)
             return
@@ -149,7 +149,7 @@ class ReceiveBuffer:
         """Give up the gaps whose wait is over, and give out the silence of a pause."""
         while self._held and self._gap_deadline() <= now + _TOLERANCE:
             self._give_up_gap(now)
-        if not self._held:
+        if not self._held and now + _TOLERANCE >= self._pause.next_deadline(self._jitter.wait):
             self._give_live_silence(now)
 
     def next_deadline(self) -> float | None:
@@ -157,7 +157,7 @@ class ReceiveBuffer:
         packet."""
         if self._held:
             return self._gap_deadline()
-        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait())
+        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait)
 
     def statistics(self) -> ReceiveCounts:
         return self.counts
@@ -172,7 +172,7 @@ class ReceiveBuffer:
     # Order
 
     def _gap_deadline(self) -> float:
-        return next(iter(self._held.values())).arrival + self._jitter.wait()  # the first one came first
+        return next(iter(self._held.values())).arrival + self._jitter.wait  # the first one came first
 
     def _hold(self, packet: RtpPacket, blocks: tuple[RedBlock, ...], now: float) -> None:
         self._held[packet.sequence] = _Held(packet, now, False)
@@ -325,8 +325,8 @@ class ReceiveBuffer:
             self.counts.flooded += 1
             self._missing += 1
             return False
-        gap = timestamp_delta(packet.timestamp, self._timestamp)
-        if gap:
+        if packet.timestamp != self._timestamp:
+            gap = timestamp_delta(packet.timestamp, self._timestamp)
             self._bridge(packet.timestamp, payload, gap, arrival, now)
             self._timestamp = packet.timestamp
         return True
@@ -358,7 +358,7 @@ class ReceiveBuffer:
 
     def _give_live_silence(self, now: float) -> None:
         """The client's pause while it lasts."""
-        due = self._pause.due(now, self._jitter.wait())
+        due = self._pause.due(now, self._jitter.wait)
         if due:
             self._allowance.refill(now)
             samples = min(due, MAX_SILENCE, self._allowance.samples())

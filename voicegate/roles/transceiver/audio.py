@@ -105,7 +105,8 @@ class CallAudio:
         self._listener: Callable[[bytes, float], None] | None = None
         """What hears the agent's audio as it is sent."""
         self._wall_offset = wall_offset
-        self._packets: deque[tuple[bool, bytes]] = deque()
+        self.packets: deque[tuple[bool, bytes]] = deque()
+        """To be looked at; taken with `poll_packet`."""
 
     def start(self, now: float) -> None:
         """The client is connected: play what the agent said so far."""
@@ -126,7 +127,8 @@ class CallAudio:
         if packet.payload_type == self._event_payload_type:
             self._receive_keys(packet, now)
         self._receive.push(packet, now)
-        self._send_reports()
+        if self._reporter.outgoing:
+            self._send_reports()
 
     def _receive_keys(self, packet: RtpPacket, now: float) -> None:
         self._keypad.push(packet)
@@ -214,14 +216,14 @@ class CallAudio:
 
     def poll_packet(self) -> tuple[bool, bytes] | None:
         """(is RTCP, packet in the clear), or None."""
-        return self._packets.popleft() if self._packets else None
+        return self.packets.popleft() if self.packets else None
 
     def _send_due_frame(self, now: float) -> None:
         frame = self._playout.poll_frame()
         if frame is None:
             return
         packet, octets = self._sender.packet(frame)
-        self._packets.append((False, packet))
+        self.packets.append((False, packet))
         if self.tap is not None:
             self.tap.say(frame.pcm, frame.timestamp, now)
         if self._listener is not None:
@@ -257,7 +259,7 @@ class CallAudio:
 
     def _send_reports(self) -> None:
         while (report := self._reporter.poll_transmit()) is not None:
-            self._packets.append((True, report))
+            self.packets.append((True, report))
 
     # Time
 
@@ -266,14 +268,17 @@ class CallAudio:
         self._playout.handle_timeout(now)
         self._send_due_frame(now)
         self._reporter.handle_timeout(now, now + self._wall_offset)
-        self._send_reports()
+        if self._reporter.outgoing:
+            self._send_reports()
 
     def next_deadline(self) -> float | None:
         """The earliest of the next frame, the next gap, or silence, and the next report."""
         deadline = self._reporter.next_deadline()
-        for other in (self._playout.next_deadline(), self._receive.next_deadline()):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
+        frame, gap = self._playout.next_deadline(), self._receive.next_deadline()
+        if frame is not None and (deadline is None or frame < deadline):
+            deadline = frame
+        if gap is not None and (deadline is None or gap < deadline):
+            deadline = gap
         return deadline
 
     def statistics(self) -> dict[str, object]:

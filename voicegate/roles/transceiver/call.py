@@ -93,6 +93,7 @@ class Call:
         self._life = Life(limits, now)
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[CallEvent] = deque()
+        self._rearm()
 
     def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> Proof:
         """Take one datagram of the client, and say what it proves.
@@ -101,39 +102,31 @@ class Call:
         """
         if self.state is CallState.ENDED:
             return Proof.NONE
+        which = kind(data[0]) if data else Kind.UNKNOWN
         try:
-            match kind(data[0]) if data else None:
-                case Kind.RTP:
-                    return self._receive_srtp(data, client, now)
-                case Kind.STUN:
-                    return self._receive_stun(data, client, now)
-                case Kind.DTLS:
-                    return self._receive_dtls(data, client, now)
-                case _:
-                    raise BadPacket("unknown_kind")
+            if which is Kind.RTP:
+                return self._receive_srtp(data, client, now)
+            if which is Kind.STUN:
+                proof = self._receive_stun(data, client, now)
+            elif which is Kind.DTLS:
+                proof = self._receive_dtls(data, client, now)
+            else:
+                raise BadPacket("unknown_kind")
         except BadPacket as error:
             self.drops[error.reason] += 1
+            self._rearm()
             raise
+        self._rearm()
+        return proof
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`: retransmit, conceal, send the next frame or report, or end the call."""
-        if self.state is CallState.ENDED:
-            return
-        if now >= self._life.deadline(self.state) and not self._fell_back(now):
-            if self.ended is None:
-                self.close(now, self._life.reason(self.state, now))
-            else:
-                self._finish(now)
-            return
-        if self._dtls is not None:
-            self._dtls.handle_timeout(now)
-            self._drain_dtls(now)
-        if self._channel is not None:
-            self._channel.handle_timeout(now)
-            self._drain_channel(now)
+        if now >= self._chores_at:
+            self._do_chores(now)
         if self.state is CallState.ACTIVE:
             self.audio.handle_timeout(now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
 
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         return self._transmits.popleft() if self._transmits else None
@@ -154,22 +147,13 @@ class Call:
         if self._channel is not None:
             self._channel.send(event, now)
             self._drain_channel(now)
+            self._rearm()
 
     def next_deadline(self) -> float | None:
-        if self.state is CallState.ENDED:
-            return None
-        deadline = self._life.deadline(self.state)
-        if self._channel is not None:
-            channel = self._channel.next_deadline()
-            if channel is not None and channel < deadline:
-                deadline = channel
-        if self._dtls is not None and (dtls := self._dtls.next_deadline()) is not None and dtls < deadline:
-            deadline = dtls
-        if self.state is CallState.ACTIVE:
-            audio = self.audio.next_deadline()
-            if audio is not None and audio < deadline:
-                deadline = audio
-        return deadline
+        if self.state is not CallState.ACTIVE:
+            return None if self.state is CallState.ENDED else self._chores_at
+        audio = self.audio.next_deadline()
+        return audio if audio is not None and audio < self._chores_at else self._chores_at
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""
@@ -254,6 +238,7 @@ class Call:
             self._life.close_deadline = now + CLOSE_SECONDS
         else:
             self._finish(now)
+        self._rearm()
 
     def _finish(self, now: float) -> None:
         assert self.ended is not None, "finished only after `close`"
@@ -285,6 +270,36 @@ class Call:
             "channel": None if self._channel is None else self._channel.statistics(),
             "drops": dict(self.drops),
         }
+
+    # What is not sound
+
+    def _do_chores(self, now: float) -> None:
+        if self.state is CallState.ENDED:
+            return
+        if now >= self._life.deadline(self.state) and not self._fell_back(now):
+            if self.ended is None:
+                self.close(now, self._life.reason(self.state, now))
+            else:
+                self._finish(now)
+            return
+        if self._dtls is not None:
+            self._dtls.handle_timeout(now)
+            self._drain_dtls(now)
+        if self._channel is not None:
+            self._channel.handle_timeout(now)
+            self._drain_channel(now)
+        self._rearm()
+
+    def _rearm(self) -> None:
+        """Note when the next of the chores is due: after whatever may have brought it forward.
+
+        Sound only puts off the end of an idle call; it looks at most once in `idle_seconds` in vain.
+        """
+        deadline = self._life.deadline(self.state)
+        for part in (self._dtls, self._channel):
+            if part is not None and (due := part.next_deadline()) is not None and due < deadline:
+                deadline = due
+        self._chores_at = deadline
 
     # Inputs, one per kind of packet
 
@@ -343,13 +358,14 @@ class Call:
             self._authenticated_from(client, now)
             self.milestones.setdefault("first_packet_in", now)
             self.audio.receive_rtp(plain, now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
         return Proof.NEW
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
         if client != self.client:
             self._send_to(client)
-        self._note_authentic(client, now)
+        self._life.last_authenticated = self._life.client_heard = now
 
     def _note_authentic(self, client: ClientAddress, now: float) -> None:
         self._life.last_authenticated = now
