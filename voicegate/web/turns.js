@@ -7,7 +7,7 @@ const KEPT = 500; // events, for tests and the curious
 const WORDS = {
   speech_started: (e, { you }) => [you, "speech", "you speak", "You have the turn.", 300],
   pause_began: (e, { you }) => [you, "pause", "", "You pause.", PAUSE_AFTER_MS],
-  judged: (e, { you }) => [you, null, `${Math.round(e.done * 100)} % ${words(e.reason)}`, `${Math.round(e.done * 100)} % sure that you are finished (${words(e.reason)}).`],
+  judged: (e, { you }) => e.reason === "silence" ? [] : [you, null, `${Math.round(e.done * 100)} % ${words(e.reason)}`, `${Math.round(e.done * 100)} % sure that you are finished (${words(e.reason)}).`],
   resumed: (e, { you }) => [you, "speech", `went on after ${seconds(e.silence_ms)}`, "You go on."],
   ended: (e, { you }) => [you, "", `turn over: ${words(e.reason)}, ${seconds(e.silence_ms)}`, `Your turn is over: ${words(e.reason)}, after ${seconds(e.silence_ms)} of silence.`],
   eager: (e, { agent }) => [agent, null, "asked early", "The agent is asked already; its answer is held."],

@@ -28,6 +28,7 @@ from voicegate.proto.realtime import ServerEvent
 from voicegate.proto.stun import peek_username_untrusted
 from voicegate.roles.transceiver.allocation import Identity, Wishes, make_call
 from voicegate.roles.transceiver.call import Call, Proof
+from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.entry import Entry, Upstream
 from voicegate.roles.transceiver.life import (
     CallEvent,
@@ -157,25 +158,11 @@ class TransceiverCore:
 
     def receive_agent_event(self, call_id: str, event: ServerEvent, now: float) -> None:
         """Take one event of a call's agent; one that comes after the end is nobody's."""
-        entry = self._calls.get(call_id)
-        if entry is None or entry.call.ended is not None:
-            return
-        try:
-            entry.conversation.receive_agent_event(event, now)
-            self._drain(entry, now)
-        except Exception as error:
-            self._contain(entry, error, now)
+        self._give(call_id, now, lambda conversation: conversation.receive_agent_event(event, now))
 
     def take_verdict(self, call_id: str, verdict: Verdict, now: float) -> None:
         """What a judge in a thread has answered to a `Question` of this call."""
-        entry = self._calls.get(call_id)
-        if entry is None or entry.call.ended is not None:
-            return
-        try:
-            entry.conversation.take_verdict(verdict, now)
-            self._drain(entry, now)
-        except Exception as error:
-            self._contain(entry, error, now)
+        self._give(call_id, now, lambda conversation: conversation.take_verdict(verdict, now))
 
     def first_session(self, call_id: str) -> dict[str, Any]:
         """What the agent of a call is to be asked for first."""
@@ -204,14 +191,8 @@ class TransceiverCore:
 
     def receive_sideband_event(self, call_id: str, text: str, now: float) -> None:
         """Take one message of a sideband."""
-        entry = self._calls.get(call_id)
-        if entry is None or entry.call.ended is not None:
-            return
-        try:
-            entry.conversation.receive_client_event_untrusted(text, now, source=Audience.SIDEBAND)
-            self._drain(entry, now)
-        except Exception as error:
-            self._contain(entry, error, now)
+        source = Audience.SIDEBAND
+        self._give(call_id, now, lambda c: c.receive_client_event_untrusted(text, now, source=source))
 
     def status(self, call_id: str, now: float) -> dict[str, object] | None:
         """What `GET /calls/{id}` says, also for a while after the end; None for an unknown id."""
@@ -301,6 +282,17 @@ class TransceiverCore:
         }
 
     # Helpers
+
+    def _give(self, call_id: str, now: float, give: Callable[[Conversation], None]) -> None:
+        """Give something to a call that is not over, and take what follows from it."""
+        entry = self._calls.get(call_id)
+        if entry is None or entry.call.ended is not None:
+            return
+        try:
+            give(entry.conversation)
+            self._drain(entry, now)
+        except Exception as error:
+            self._contain(entry, error, now)
 
     def _find(self, client: ClientAddress, payload: bytes) -> Entry | None:
         """STUN goes by its own ticket, also from a known address; everything else by the address."""
