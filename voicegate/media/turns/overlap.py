@@ -11,7 +11,7 @@ from voicegate.media.turns.plugins import Hop
 class OpenOverlap:
     """Not decided yet."""
 
-    __slots__ = ("_power", "_voiced", "heard", "last_voice", "likely", "onset", "said")
+    __slots__ = ("_power", "_voiced", "last_voice", "likely", "onset", "said")
 
     def __init__(self, onset: int) -> None:
         self.onset = onset
@@ -20,20 +20,21 @@ class OpenOverlap:
         """Sample at which its last voice ended."""
         self.likely = False
         """Whether its voice ever went on for longer than a click."""
-        self.heard = 0
-        """Frames."""
         self.said: str | None = None
         self._voiced = 0
         self._power = 0.0
 
     def hear(self, hop: Hop, position: int, likely: bool) -> None:
         """A frame that ends at `position`."""
-        self.heard += 1
         self.likely = self.likely or likely
         if hop.voiced:
             self.last_voice = position
             self._voiced += 1
             self._power += 10 ** (hop.level / 10)
+
+    def seconds(self, position: int) -> float:
+        """Since its first voice, at this sample."""
+        return (position - self.onset) / PCM_RATE
 
     @property
     def voiced(self) -> float:
