@@ -87,7 +87,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         " roles run in this process.",
         epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
         " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets,"
-        " `voicegate load --help` how to make many calls at once, `voicegate turns --help` how to measure turns.",
+        " `voicegate load --help` how to make many calls at once,"
+        " `voicegate turns --help` how to measure judges of turns.",
     )
     parser.add_argument(
         "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"

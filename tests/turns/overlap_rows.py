@@ -41,9 +41,11 @@ def make_overlaps(
             dry = np.concatenate([silence(onset, RATE), sound, silence(float(rng.uniform(2.6, 3.2)), RATE)])
             louder = 10 ** (rng.uniform(*gain) / 20)
             name = f"{kind.replace(' ', '-')}-{number:02}.wav"
-            write_wav(folder / name, in_place(dry, draw_place(rng), beds, rng, gain=louder), RATE)
+            place = draw_place(rng)
+            write_wav(folder / name, in_place(dry, place, beds, rng, gain=louder), RATE)
             answer, echoes = answers[int(rng.integers(len(answers)))]
             row = {"file": name, "agent": answer, "kind": kind, "barge_in": barge_in, "said": said}
+            row |= {"noise": f"{place.noise} {place.snr:.0f} dB", "opus": place.opus}
             if len(sound):
                 row |= {"onset": round(onset, 3), "end": round(onset + len(sound) / RATE, 3)}
             if kind == "echo" or rng.random() < 0.5:

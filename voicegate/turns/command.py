@@ -60,7 +60,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     action.add_argument("--model", metavar="FILE", help="the file that the judge reads: smart-turn's weights")
     action.add_argument("--activity", default="webrtc", metavar="NAME", help="the voice activity (webrtc)")
     action.add_argument("--overlaps", action="store_true", help="the rows are overlaps, not turns")
-    action.add_argument("--policy", default="default", metavar="NAME", help="the interruption policy (default)")
+    action.add_argument(
+        "--policy", default="default", metavar="NAME", help="the interruption policy (default)"
+    )
     action.add_argument(
         "--transcripts",
         type=float,
@@ -68,7 +70,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="the agent tells what was said over it so long after it was said; without: it cannot",
     )
     action.add_argument("--json", metavar="FILE", help="write the figures; - is standard output")
-    action.add_argument("--plot", metavar="FILE.svg", help="write false cut-ins over mean wait, a line a judge")
+    action.add_argument(
+        "--plot", metavar="FILE.svg", help="write false cut-ins over mean wait, a line a judge"
+    )
     options = parser.parse_args(arguments)
     if options.overlaps and (options.judge or options.plot):
         action.error("--judge and --plot are for turns, not for --overlaps")
@@ -119,7 +123,8 @@ def _maker(plugins: TurnPlugins, settings: TurnSettings) -> Callable[[], Any]:
 
 
 def _failed(name: str, error: Exception) -> None:
-    """A call would go on with ours; figures of a plug-in that is not the one asked for would be no figures."""
+    """A call would go on with ours; figures of a plug-in that is not the one asked for would be no
+    figures."""
     raise ValueError(f"the plug-in {name!r} failed: {type(error).__name__}: {error}") from error
 
 

@@ -12,8 +12,9 @@ An overlap says what the person does while the agent says `agent`:
 
     {"file": "b.wav", "agent": "said.wav", "kind": "cough", "barge_in": false, "onset": 1.02, "end": 1.4}
 
-`echo` is what a loudspeaker brings of `agent` into this microphone, sample by sample beside it; it is mixed in
-`echo_delay` later, as far as the agent's sound is really played. Other fields may be there and are left alone.
+`echo` is what a loudspeaker brings of `agent` into this microphone, sample by sample beside it; it is mixed
+in `echo_delay` later, as far as the agent's sound is really played. Other fields may be there and are left
+alone.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """Overlaps played to a turn machine while an agent speaks: what it pauses and stops for, and how soon.
 
-The agent's sound is under the machine's control here as in a call: while it is held nothing of it is sent, and
-so nothing of it comes back as echo.
+The agent's sound is under the machine's control here as in a call: while it is held nothing of it is sent,
+and so nothing of it comes back as echo.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +29,7 @@ from voicegate.turns.wav import read_frames
 
 MakePlugins = Callable[[], tuple[VoiceActivity, InterruptionPolicy]]
 
-_MISSING: Final = float("inf")
+_MISSING: Final = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,19 @@ class Reaction:
     """How long each pause was that the agent's sound went on after."""
 
     @property
+    def stopped_before(self) -> bool:
+        """Stopped for something else: what the person then did could stop nothing."""
+        return self.stopped is not None and self.stopped < (self.overlap.onset or 0.0)
+
+    @property
     def interrupted(self) -> bool:
-        """Stopped, and for a barge-in: by it, not by something before it."""
-        if self.stopped is None:
-            return False
-        return not self.overlap.barge_in or self.stopped >= (self.overlap.onset or 0.0)
+        """Stopped, and a barge-in by itself."""
+        return self.stopped is not None and not (self.overlap.barge_in and self.stopped_before)
+
+    def held_at(self, at: float) -> bool:
+        """Whether the agent's sound was held at this moment."""
+        ends = [pause + gap for pause, gap in zip(self.pauses, self.gaps, strict=False)]
+        return any(begin < at < end for begin, end in zip_longest(self.pauses, ends, fillvalue=math.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,8 @@ class KindFigures:
     stopped: float
     """Share: false stops, or of a barge-in: what was not missed."""
     pause: tuple[float, float] | None
-    """p50 and p95 from the onset to the decision to pause (or to stop, without a pause); `inf` where that many
-    were not."""
+    """p50 and p95 from the onset to the decision to pause (or to stop, without a pause); `inf` where so many
+    were not. Without those that were stopped before the onset."""
     stop: tuple[float, float] | None
     gap: tuple[float, float] | None
     """p50 and p95 of the silence that a pause put into the agent's sound when it went on."""
@@ -95,7 +105,7 @@ def all_barge_ins(reactions: Sequence[Reaction]) -> KindFigures | None:
 
 def _of_kind(kind: str, reactions: Sequence[Reaction]) -> KindFigures:
     barge_in = reactions[0].overlap.barge_in
-    told = [reaction for reaction in reactions if reaction.overlap.onset is not None]
+    told = [reaction for reaction in reactions if not reaction.stopped_before]
     gaps = [gap for reaction in reactions for gap in reaction.gaps]
     return KindFigures(
         kind,
@@ -103,8 +113,8 @@ def _of_kind(kind: str, reactions: Sequence[Reaction]) -> KindFigures:
         len(reactions),
         _share(reactions, lambda reaction: bool(reaction.pauses) or reaction.stopped is not None),
         _share(reactions, lambda reaction: reaction.interrupted),
-        _middle_and_late([_after_onset(reaction, first_pause=True) for reaction in told]),
-        _middle_and_late([_after_onset(reaction, first_pause=False) for reaction in told if barge_in]),
+        _middle_and_late([_to_pause(reaction) for reaction in told if reaction.overlap.onset is not None]),
+        _middle_and_late([_to_stop(reaction) for reaction in told if barge_in]),
         _middle_and_late(gaps),
     )
 
@@ -113,11 +123,16 @@ def _share(reactions: Sequence[Reaction], what: Callable[[Reaction], bool]) -> f
     return sum(map(what, reactions)) / len(reactions)
 
 
-def _after_onset(reaction: Reaction, *, first_pause: bool) -> float:
+def _to_pause(reaction: Reaction) -> float:
+    """From the onset. A pause that something else began and that lasts at the onset counts as 0."""
     onset = reaction.overlap.onset or 0.0
-    stops = [] if reaction.stopped is None else [reaction.stopped]
-    decided = [*reaction.pauses, *stops] if first_pause else stops
-    return min((at - onset for at in decided if at >= onset), default=_MISSING)
+    if reaction.held_at(onset):
+        return 0.0
+    return min((at - onset for at in reaction.pauses if at >= onset), default=_to_stop(reaction))
+
+
+def _to_stop(reaction: Reaction) -> float:
+    return _MISSING if reaction.stopped is None else reaction.stopped - (reaction.overlap.onset or 0.0)
 
 
 def _middle_and_late(values: Sequence[float]) -> tuple[float, float] | None:

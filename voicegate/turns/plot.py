@@ -32,8 +32,8 @@ def svg(sweeps: Mapping[str, Sweep]) -> str:
         if sweep.default.mean_wait <= _MAX_WAIT:
             x, y = _x(sweep.default.mean_wait), _y(sweep.default.cut_ins, most)
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="white" stroke="{colour}"/>')
-        at = _TOP + 16 + 18 * place
-        parts.append(f'<text x="{_WIDTH - _RIGHT - 8}" y="{at}" fill="{colour}" text-anchor="end">{escape(name)}</text>')
+        x, y = _WIDTH - _RIGHT - 8, _TOP + 16 + 18 * place
+        parts.append(f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="end">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 

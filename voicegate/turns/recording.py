@@ -29,7 +29,8 @@ def load_calls(
 ) -> list[list[Recording]]:
     """Each call's recordings, in order. One voice activity hears a whole call, as it would.
 
-    What it says of each frame does not depend on the judge: it is asked once and not at every operating point.
+    What it says of each frame does not depend on the judge: it is asked once and not at every operating
+    point.
     """
     calls: dict[str, list[Turn]] = {}
     for place, turn in enumerate(turns):

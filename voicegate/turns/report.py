@@ -40,14 +40,20 @@ def overlaps_table(kinds: Sequence[KindFigures], every: KindFigures | None) -> l
             str(each.count),
             _percent(each.paused),
             _percent(each.stopped),
-            *(_milliseconds(value) for pair in (each.pause, each.stop, each.gap) for value in pair or (None,) * 2),
+            *(
+                _milliseconds(value)
+                for pair in (each.pause, each.stop, each.gap)
+                for value in pair or (None,) * 2
+            ),
         ]
         for each in [*kinds, *([every] if every else [])]
     ]
     false = [each for each in kinds if not each.barge_in]
     lines = _aligned([head, *rows])
     if false:
-        lines.append("False stops: " + ", ".join(f"{each.kind} {_percent(each.stopped)}" for each in false) + ".")
+        lines.append(
+            "False stops: " + ", ".join(f"{each.kind} {_percent(each.stopped)}" for each in false) + "."
+        )
     if every:
         lines.append(f"Missed barge-ins: {_percent(1 - every.stopped)}.")
     return lines
@@ -93,6 +99,8 @@ def _milliseconds(seconds: float | None) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]

@@ -1,9 +1,9 @@
 """A judge's operating points, and what it reaches at its best for a budget.
 
 The definitions are those of eot-bench. *False cut-ins*: the share of turns that the machine ends before their
-true end. *Mean wait*: over all turns, from the true end to the machine's end. *False cut-ins at 300 ms*: of the
-operating points whose mean wait is at most 300 ms, the least share. *Wait at 5 %*: of the operating points with
-at most 5 % false cut-ins, the least mean wait.
+true end. *Mean wait*: over all turns, from the true end to the machine's end. *False cut-ins at 300 ms*: of
+the operating points whose mean wait is at most 300 ms, the least share. *Wait at 5 %*: of the operating
+points with at most 5 % false cut-ins, the least mean wait.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Sweep:
     points: tuple[Point, ...]
 
     def cut_ins_at(self, wait: float) -> float | None:
-        """The least share of false cut-ins with at most this mean wait; None where no point waits so little."""
+        """The least share of false cut-ins with at most this mean wait; None where no point waits so
+        little."""
         return min((point.cut_ins for point in self.points if point.mean_wait <= wait), default=None)
 
     def wait_at(self, cut_ins: float) -> float | None:
