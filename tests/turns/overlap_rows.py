@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.support.speech import Sound, at_level, resample, silence, write_wav
-from tests.turns.espeak import Speaker, say
+from tests.support.speech import Sound, at_level, silence, write_wav
+from tests.turns.espeak import RATE, Speaker, say
 from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS, Half, Language
 from tests.turns.sounds import Beds, cough, draw_place, in_place, keys, through_loudspeaker
-from tests.turns.voices import RATE, agent, draw_tone, phrase
+from tests.turns.voices import agent, draw_tone, phrase
 
 EACH: Final = 60
 """Overlaps of each kind in a half."""
@@ -61,8 +61,7 @@ def _write_answers(half: Half, folder: Path, rng: np.random.Generator) -> list[t
     """The agent's answers and their echoes: 15 s or more, longer than any overlap."""
     answers = []
     for number, text in enumerate(AGENT[half]):
-        sound, rate = say(f"{text} {AGENT[half][number - 1]}", agent(half))
-        sound = at_level(resample(sound, rate, RATE), AGENT_LEVEL)
+        sound = at_level(say(f"{text} {AGENT[half][number - 1]}", agent(half)), AGENT_LEVEL)
         name = f"agent-{number}.wav"
         write_wav(folder / name, sound, RATE)
         echoes = []

@@ -186,7 +186,7 @@ HELD_EN: Final[dict[str, tuple[str, ...]]] = {
         "we have alrea- | I have already paid for it",
         "it hurts wh- | mostly it hurts at night",
     ),
-    "short": ("right", "sure | why not", "not today", "the first one", "of course", "never mind"),
+    "short": ("correct", "sure | why not", "not today", "the first one", "of course", "never mind"),
     "question": (
         "which platform does it leave from?",
         "should he stay in bed?",
@@ -232,7 +232,7 @@ FOLLOWING: Final[dict[Language, str]] = {"en": "and then we went on", "de": "und
 """What would come after a turn whose voice ends as if it went on: it is cut off before it."""
 
 BACKCHANNELS: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
-    "tune": {"en": ("mm hm", "yeah", "right", "okay", "uh huh", "yes"), "de": ("mhm", "ja", "genau")},
+    "tune": {"en": ("mm hm", "yeah", "right", "okay", "uh huh", "yes"), "de": ("mh", "ja", "genau")},
     "held": {"en": ("mhm", "yep", "sure", "I see", "ah okay", "good"), "de": ("hm hm", "gut", "klar")},
 }
 SHORT_INTERRUPTIONS: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
