@@ -18,7 +18,7 @@ from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS,
 from tests.turns.voices import TONES, voices
 from voicegate.media.turns.activity import WebrtcActivity
 from voicegate.turns.manifest import read_overlaps, read_turns
-from voicegate.turns.wav import read_frames
+from voicegate.turns.sound import read_frames
 
 pytestmark = pytest.mark.e2e
 both_halves = pytest.mark.parametrize("half", HALVES)

@@ -39,7 +39,7 @@ _VOICES: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
     },
 }
 _AGENT: Final[dict[Half, Speaker]] = {
-    "tune": Speaker("en", "en-us+f2", 165, 50, 50),
+    "tune": Speaker("en", "en-us+m8", 165, 50, 50),
     "held": Speaker("en", "en-us+m6", 165, 50, 50),
 }
 

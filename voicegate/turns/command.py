@@ -21,8 +21,8 @@ from voicegate.turns.overlaps import all_barge_ins, figures, run_overlaps
 from voicegate.turns.plot import svg
 from voicegate.turns.recording import load_calls
 from voicegate.turns.report import overlaps_json, overlaps_table, turns_json, turns_table
+from voicegate.turns.sound import RecordingError
 from voicegate.turns.sweep import Sweep, sweep
-from voicegate.turns.wav import WavError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         found = _overlaps(options) if options.overlaps else _turns(options)
         if options.json:
             _write(options.json, json.dumps(found, indent=2) + "\n")
-    except (ManifestError, WavError, ValueError) as error:
+    except (ManifestError, RecordingError, ValueError) as error:
         print(f"voicegate turns: {error}", file=sys.stderr)
         return 2
     return 0

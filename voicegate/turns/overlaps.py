@@ -24,8 +24,8 @@ from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import InterruptionPolicy, VoiceActivity
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.turns.manifest import Overlap
+from voicegate.turns.sound import read_frames
 from voicegate.turns.sweep import percentile
-from voicegate.turns.wav import read_frames
 
 MakePlugins = Callable[[], tuple[VoiceActivity, InterruptionPolicy]]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.plugins import Hop, VoiceActivity
 from voicegate.turns.manifest import ManifestError, Turn
-from voicegate.turns.wav import read_frames
+from voicegate.turns.sound import read_frames
 
 
 class Recording(NamedTuple):
