@@ -35,7 +35,7 @@ def labelled_set() -> dict[Half, Path]:
     if missing:
         for older in _CACHE.glob("turns-*"):
             if older != root:
-                shutil.rmtree(older)  # 300 MB each
+                shutil.rmtree(older)  # half a gigabyte each
         root.mkdir(parents=True, exist_ok=True)
         with multiprocessing.get_context("spawn").Pool(len(missing)) as pool:
             pool.starmap(_make, [(half, root / half) for half in missing])

@@ -34,7 +34,7 @@ def test_the_halves_share_no_sentence_and_no_voice() -> None:
 @both_halves
 def test_there_are_enough_of_each(half: Half) -> None:
     folder = labelled_set()[half]
-    assert len(read_turns(folder / "turns.jsonl")) >= 150
+    assert len(read_turns(folder / "turns.jsonl")) >= 300
     kinds = Counter(overlap.kind for overlap in read_overlaps(folder / "overlaps.jsonl"))
     assert len(kinds) == 6
     assert min(kinds.values()) >= 60
