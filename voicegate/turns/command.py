@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from voicegate.media.turns.settings import EAGERNESS_CEILING, TurnSettings
 from voicegate.turn_plugins import TurnPlugins, load_turn_plugins
 from voicegate.turns.evaluate import run_calls
 from voicegate.turns.manifest import ManifestError, read_overlaps, read_turns
-from voicegate.turns.overlaps import all_barge_ins, figures, run_overlaps
+from voicegate.turns.overlaps import MakePlugins, all_barge_ins, figures, run_overlaps
 from voicegate.turns.plot import svg
 from voicegate.turns.recording import load_calls
 from voicegate.turns.report import overlaps_json, overlaps_table, turns_json, turns_table
@@ -118,7 +118,7 @@ def _overlaps(options: argparse.Namespace) -> dict[str, Any]:
     return overlaps_json(kinds, every)
 
 
-def _maker(plugins: TurnPlugins, settings: TurnSettings) -> Callable[[], Any]:
+def _maker(plugins: TurnPlugins, settings: TurnSettings) -> MakePlugins:
     return lambda: (plugins.activity(settings, _failed), plugins.policy(settings, _failed))
 
 
