@@ -22,7 +22,15 @@ from voicegate.turn_plugins import load_turn_plugins
 SETTINGS = TurnSettings()
 PAUSE = Pause(id=7, silence=0.3, speech=1.0, asked=0, audio=lambda: b"")
 OVERLAP = Overlap(
-    seconds=0.3, voiced=0.3, silence=0.0, level=-20, echo=0.0, agent=2.0, remaining=None, paused=False
+    seconds=0.3,
+    voiced=0.3,
+    strong=0.3,
+    silence=0.0,
+    level=-20,
+    echo=0.0,
+    agent=2.0,
+    remaining=None,
+    paused=False,
 )
 
 

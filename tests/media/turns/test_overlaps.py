@@ -21,7 +21,9 @@ from voicegate.media.turns.microphone import STALL
 from voicegate.media.turns.plugins import Action, Overlap
 from voicegate.media.turns.settings import TurnSettings
 
+PAUSE_AFTER = InterruptionSettings().pause_after
 STOP_AFTER = InterruptionSettings().stop_after
+RESUME_AFTER = InterruptionSettings().resume_after
 
 
 class Scripted:
@@ -60,9 +62,9 @@ def test_an_interruption_takes_two_steps() -> None:
         "Judged",
         "TurnEnded",
     ]
-    assert call.when(OutputPaused) == pytest.approx(1.56)  # 60 ms of voice, in the frame that shows it
-    assert call.one(OutputPaused).after == pytest.approx(0.06)
-    assert call.one(OutputStopped) == ("duration", pytest.approx(STOP_AFTER))
+    assert call.when(OutputPaused) == pytest.approx(1.5 + PAUSE_AFTER)  # in the frame that shows it
+    assert call.one(OutputPaused).after == pytest.approx(PAUSE_AFTER)
+    assert call.one(OutputStopped) == ("duration", pytest.approx(STOP_AFTER, abs=FRAME_SECONDS))
     # The turn has what was said over the output, and its padding.
     assert seconds(call.one(SpeechStarted).at) == pytest.approx(1.5 - 0.3)
     assert call.judge.asked[0].speech == pytest.approx(2.0)
@@ -75,14 +77,14 @@ def test_a_short_sound_holds_the_output_and_lets_it_go(length: float) -> None:
     call.voice(length)
     call.quiet(2.0)
     assert call.kinds() == ["OutputPaused", "OutputResumed"]
-    assert call.when(OutputResumed) == pytest.approx(1.5 + length + 0.4)
+    assert call.when(OutputResumed) == pytest.approx(1.5 + length + RESUME_AFTER)
 
 
 def test_a_click_does_not_even_hold_it() -> None:
     call = answering(Call())
-    for _ in range(20):
-        call.voice(0.04)
-        call.quiet(0.1)
+    for _ in range(40):
+        call.voice(0.02)
+        call.quiet(0.06)
     assert call.kinds() == []
 
 
@@ -209,6 +211,27 @@ def test_words_that_come_after_the_sound_count() -> None:
     assert call.one(TurnEnded).silence == pytest.approx(0.6)
 
 
+def test_words_that_come_when_the_answer_goes_on_again_still_count() -> None:
+    call = answering(Call())
+    call.voice(0.3)
+    call.quiet(1.5)
+    assert call.kinds() == ["OutputPaused", "OutputResumed"]
+    call.machine.take_transcript("stop", call.now)
+    call.quiet(1.0)
+    assert call.kinds()[2:] == ["OutputStopped", "SpeechStarted", "PauseBegan", "Judged", "TurnEnded"]
+    assert seconds(call.one(SpeechStarted).at) == pytest.approx(1.5 - 0.3)
+
+
+@pytest.mark.parametrize("text, wait", [("mm-hm", 1.0), ("stop", 4.0)])
+def test_words_that_agree_or_come_too_late_do_not(text: str, wait: float) -> None:
+    call = answering(Call())
+    call.voice(0.3)
+    call.quiet(wait)
+    call.machine.take_transcript(text, call.now)
+    call.quiet(1.0)
+    assert call.kinds() == ["OutputPaused", "OutputResumed"]
+
+
 def test_the_policy_is_told_the_truth() -> None:
     policy = Scripted()
     call = answering(Call(policy=policy))
@@ -299,4 +322,4 @@ def test_the_hold_comes_in_the_frame_of_its_decision() -> None:
     call = answering(Call())
     call.voice(1.0)
     (at, _), *_ = [(at, d) for at, d in call.decisions if isinstance(d, OutputPaused)]
-    assert at == pytest.approx(call.now - 1.0 + 0.06, abs=FRAME_SECONDS / 10)
+    assert at == pytest.approx(call.now - 1.0 + PAUSE_AFTER, abs=FRAME_SECONDS / 10)

@@ -20,10 +20,10 @@ STILL_SPEAKING: Final = 0.1
 """Seconds of silence within a word."""
 HELD_MOST: Final = 2.0
 """Seconds for which a policy may hold the output undecided; a person takes longer silence for a lost call."""
+WORDS_LATE: Final = 3.0
+"""Seconds after a sound within which its transcript still counts, be the output held or not any more."""
 ECHO_TAIL: Final = 0.5
 """Seconds after the output within which a sound may still be its echo."""
-ECHO_MOST: Final = 0.5
-"""A sound with more echo than this begins no turn."""
 LAST_WORDS: Final = 1.0
 """Seconds before the output's end within which speech is meant for the time after it."""
 
@@ -51,11 +51,16 @@ class Agent:
         self._echo = EchoGuard()
         self._output = AgentOutput()
         self._overlap: OpenOverlap | None = None
+        self._settled: OpenOverlap | None = None  # the last one, whose words may still come
 
     @property
     def speaking(self) -> bool:
         """Whether an answer is under way, held or not."""
         return self._output.speaking
+
+    @property
+    def _interruptible_now(self) -> bool:
+        return self._interruptible and not self._protected
 
     def send(self, frame: bytes, now: float) -> None:
         self._echo.send(frame, now)
@@ -64,6 +69,7 @@ class Agent:
         if not self._output.speaking:
             self._echo.forget()
         self._output.begin(self._microphone.position)
+        self._settled = None
 
     def ending(self, remaining: float, now: float) -> None:
         self._output.ending(remaining, now)
@@ -77,19 +83,23 @@ class Agent:
             return None
         self._policy.over(seen, False)
         late = seen.silence < STILL_SPEAKING or seen.seconds <= LAST_WORDS
-        if not overlap.likely or not late or seen.echo >= ECHO_MOST:
-            return None
-        return Speech(overlap.onset, overlap.said)
+        return Speech(overlap.onset, overlap.said) if overlap.likely and late else None
 
-    def hear(self, hop: Hop, now: float) -> Speech | None:
-        """A frame of the microphone while the agent speaks. Returns an interruption."""
+    def is_echo(self, hop: Hop, now: float) -> bool:
+        """Whether the voice in the next frame of the microphone is the agent's own."""
+        output, position = self._output, self._microphone.position
+        if not output.speaking and (output.ended is None or position - output.ended > ECHO_TAIL * PCM_RATE):
+            return False
+        return self._echo.is_echo(hop.level, position / PCM_RATE, now) and hop.voiced
+
+    def hear(self, hop: Hop, echo: bool, now: float) -> Speech | None:
+        """A frame of the microphone while the agent speaks, its echo taken out. Returns an interruption."""
         microphone, overlap = self._microphone, self._overlap
-        self._echo.hear(hop.level, microphone.position / PCM_RATE, now)
         if overlap is None:
             if not hop.voiced:
                 return None
             overlap = self._overlap = OpenOverlap(microphone.position - FRAME_SAMPLES)
-        overlap.hear(hop, microphone.position, microphone.likely)
+        overlap.hear(hop, echo, microphone.position, microphone.likely)
         if not self._output.held:
             silent = microphone.position - overlap.last_voice >= OVERLAP_OVER * PCM_RATE
             if silent if overlap.likely else microphone.evidence == 0:
@@ -97,24 +107,19 @@ class Agent:
                 return None
         return self._ask(overlap, now)
 
-    @property
-    def overlapped(self) -> bool:
-        """Whether something is being said over the output."""
-        return self._overlap is not None
-
-    def is_echo(self, level: float, now: float) -> bool:
-        """A frame of the microphone after the output: whether what is heard is the echo of its end."""
-        ended, microphone = self._output.ended, self._microphone
-        if ended is None or microphone.position - ended >= ECHO_TAIL * PCM_RATE:
-            return False
-        self._echo.hear(level, microphone.position / PCM_RATE, now)
-        return microphone.likely and self._echo.share() >= ECHO_MOST
-
     def take_transcript(self, text: str, now: float) -> Speech | None:
-        if self._overlap is None:
+        if self._overlap is not None:
+            self._overlap.said = text
+            return self._ask(self._overlap, now)
+        overlap = self._settled
+        if overlap is None or not self._interruptible_now or not self._output.speaking:
             return None
-        self._overlap.said = text
-        return self._ask(self._overlap, now)
+        if self._microphone.position - overlap.last_voice > WORDS_LATE * PCM_RATE:
+            return None
+        overlap.said = text
+        seen = self._see(overlap, now)
+        action, reason = self._policy.decide(seen)
+        return self._stop(overlap, seen, reason) if action is Action.STOP else None
 
     def protect(self, on: bool, now: float) -> None:
         self._protected = on
@@ -128,6 +133,7 @@ class Agent:
         """What was said over the output is void."""
         if self._overlap is not None:
             self._settle(self._overlap, "cleared", now)
+        self._settled = None
 
     def deadline(self) -> float:
         """When something is due should no frame come."""
@@ -145,7 +151,7 @@ class Agent:
 
     def _ask(self, overlap: OpenOverlap, now: float) -> Speech | None:
         output = self._output
-        if self._protected or not self._interruptible:
+        if not self._interruptible_now:
             return None
         seen = self._see(overlap, now)
         action, reason = self._policy.decide(seen)
@@ -153,11 +159,7 @@ class Agent:
         if undecided and output.held_since is not None and now - output.held_since >= HELD_MOST - EPSILON:
             action, reason = Action.STOP if seen.silence < STILL_SPEAKING else Action.RESUME, "held"
         if action is Action.STOP:
-            self._overlap = None
-            output.over(self._microphone.position)
-            self._ledger.decide(OutputStopped(reason, seen.seconds))
-            self._policy.over(seen, True)
-            return Speech(overlap.onset, overlap.said)
+            return self._stop(overlap, seen, reason)
         if action is Action.PAUSE and not output.held:
             output.hold(now)
             self._ledger.decide(OutputPaused(reason, seen.seconds))
@@ -168,16 +170,23 @@ class Agent:
                 self._let_go(overlap, reason, now)
         return None
 
+    def _stop(self, overlap: OpenOverlap, seen: Overlap, reason: str) -> Speech:
+        self._overlap = self._settled = None
+        self._output.over(self._microphone.position)
+        self._ledger.decide(OutputStopped(reason, seen.seconds))
+        self._policy.over(seen, True)
+        return Speech(overlap.onset, overlap.said)
+
     def _settle(self, overlap: OpenOverlap, reason: str, now: float) -> None:
         """It was no interruption."""
         seen = self._see(overlap, now)
         if self._output.held:
             self._let_go(overlap, reason, now)
-        self._overlap = None
+        self._overlap, self._settled = None, overlap
         self._policy.over(seen, False)
 
     def _let_go_if_protected(self, now: float) -> None:
-        if self._output.held and self._overlap is not None and (self._protected or not self._interruptible):
+        if self._output.held and self._overlap is not None and not self._interruptible_now:
             self._let_go(self._overlap, "protected", now)
 
     def _let_go(self, overlap: OpenOverlap, reason: str, now: float) -> None:
@@ -193,9 +202,10 @@ class Agent:
         return Overlap(
             seconds=overlap.seconds(position),
             voiced=overlap.voiced,
+            strong=overlap.strong,
             silence=(position - overlap.last_voice) / PCM_RATE + self._microphone.missing(now),
             level=overlap.level,
-            echo=self._echo.share(),
+            echo=overlap.echo,
             agent=output.spoken(position),
             remaining=output.remaining(now),
             paused=output.held,

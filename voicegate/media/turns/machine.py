@@ -50,15 +50,19 @@ class TurnMachine:
         if microphone.heard_at is None and not self._agent.speaking:
             self._silence.began(now, 0, after_answer=False)
         for frame in microphone.frames(pcm, now):
-            hop = microphone.hear(frame)
+            hop = microphone.judge(frame)
+            echo = self._agent.is_echo(hop, now)
+            if echo:
+                hop = Hop(False, hop.level)
+            microphone.hear(frame, hop)
             self._judge.listen(frame, hop)
             if person.has_turn:
                 person.hear(now)
                 self._note_end(now)
             elif self._agent.speaking:
-                self._begin_turn(self._agent.hear(hop, now))
+                self._begin_turn(self._agent.hear(hop, echo, now))
             else:
-                self._hear_silence(hop, now)
+                self._hear_silence(now)
 
     def clear(self, now: float) -> None:
         """`input_audio_buffer.clear`: what was said is void, and no turn comes of it."""
@@ -153,11 +157,10 @@ class TurnMachine:
         """By kind of decision and its reason, as in `TurnEnded.max_silence`; plus what was in vain."""
         return self._ledger.counts()
 
-    def _hear_silence(self, hop: Hop, now: float) -> None:
+    def _hear_silence(self, now: float) -> None:
         """A frame while nobody has the turn."""
         microphone = self._microphone
-        echo = self._agent.is_echo(hop.level, now)
-        if microphone.evidence == MOST and not echo:
+        if microphone.evidence == MOST:
             self._begin_turn(Speech(microphone.onset, None))
         elif not microphone.evidence:
             microphone.keep(self._kept)

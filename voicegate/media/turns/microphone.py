@@ -73,8 +73,12 @@ class Microphone:
         for at in range(0, whole, FRAME_BYTES):
             yield data[at : at + FRAME_BYTES]
 
-    def hear(self, frame: bytes) -> Hop:
-        hop = self._activity.push(frame)
+    def judge(self, frame: bytes) -> Hop:
+        """What voice activity says of the next frame."""
+        return self._activity.push(frame)
+
+    def hear(self, frame: bytes, hop: Hop) -> None:
+        """The next frame, and what it is taken for."""
         self.audio.append(frame)
         if hop.voiced:
             if self.evidence == 0:
@@ -85,13 +89,12 @@ class Microphone:
             if self.evidence >= LIKELY or self.likely:
                 self.likely = True
                 self.voice_end = self.position
-            return hop
+            return
         self.position += FRAME_SAMPLES
         if self.evidence:
             self.evidence -= 1
             if not self.evidence:
                 self.likely = False
-        return hop
 
     def expect_nothing(self) -> None:
         """Voice from here on is another one."""
