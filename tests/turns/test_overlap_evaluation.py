@@ -139,7 +139,7 @@ def test_a_transcript_is_told_when_it_would_have_come(tmp_path: Path) -> None:
 
 def reaction(**changes: object) -> Reaction:
     overlap = manifest.Overlap("a", "b", "made", True, 1.0, 2.0)
-    fields = {"overlap": overlap, "pauses": (), "stopped": None, "gaps": ()} | changes
+    fields = {"overlap": overlap, "pauses": (), "stopped": None, "gaps": (), "seconds": 3.0} | changes
     return Reaction(**fields)  # type: ignore[arg-type]
 
 
@@ -156,3 +156,10 @@ def test_output_that_is_held_already_needs_no_pause() -> None:
     assert figures([reaction(pauses=(0.8,), gaps=(0.5,))])[0].pause == (0.0, 0.0)
     assert figures([reaction(pauses=(0.8,))])[0].pause == (0.0, 0.0)
     assert figures([reaction(pauses=(0.5, 1.1), gaps=(0.3,))])[0].pause == pytest.approx((0.1, 0.1))
+
+
+def test_pauses_for_nothing_are_counted_by_the_minute() -> None:
+    """Over the time in which the person makes no sound yet: one second here."""
+    assert figures([reaction(pauses=(0.2, 0.6, 1.1), gaps=(0.1, 0.1))])[0].idle == pytest.approx(120)
+    echo = manifest.Overlap("a", "b", "echo", False)
+    assert figures([reaction(overlap=echo, pauses=(0.2, 2.9), gaps=(0.1,))])[0].idle == pytest.approx(40)

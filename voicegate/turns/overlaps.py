@@ -41,6 +41,8 @@ class Reaction:
     stopped: float | None
     gaps: tuple[float, ...]
     """How long each pause was that the agent's sound went on after."""
+    seconds: float
+    """Of the recording."""
 
     @property
     def stopped_before(self) -> bool:
@@ -67,6 +69,8 @@ class KindFigures:
     count: int
     paused: float
     """Share in which the agent's sound was held or stopped at all."""
+    idle: float
+    """Pauses a minute for nothing: before the onset, or anywhere where the person makes no sound."""
     stopped: float
     """Share: false stops, or of a barge-in: what was not missed."""
     pause: tuple[float, float] | None
@@ -112,6 +116,7 @@ def _of_kind(kind: str, reactions: Sequence[Reaction]) -> KindFigures:
         barge_in,
         len(reactions),
         _share(reactions, lambda reaction: bool(reaction.pauses) or reaction.stopped is not None),
+        _idle_pauses(reactions),
         _share(reactions, lambda reaction: reaction.interrupted),
         _middle_and_late([_to_pause(reaction) for reaction in told if reaction.overlap.onset is not None]),
         _middle_and_late([_to_stop(reaction) for reaction in told if barge_in]),
@@ -121,6 +126,17 @@ def _of_kind(kind: str, reactions: Sequence[Reaction]) -> KindFigures:
 
 def _share(reactions: Sequence[Reaction], what: Callable[[Reaction], bool]) -> float:
     return sum(map(what, reactions)) / len(reactions)
+
+
+def _idle_pauses(reactions: Sequence[Reaction]) -> float:
+    until = [
+        reaction.seconds if reaction.overlap.onset is None else reaction.overlap.onset
+        for reaction in reactions
+    ]
+    count = sum(
+        sum(at < end for at in reaction.pauses) for reaction, end in zip(reactions, until, strict=True)
+    )
+    return 60 * count / max(sum(until), FRAME_SECONDS)
 
 
 def _to_pause(reaction: Reaction) -> float:
@@ -169,7 +185,7 @@ def _run(
             machine.take_transcript(overlap.said, now)
             told_at = None
         _obey(machine, agent, now)
-    return Reaction(overlap, tuple(agent.pauses), agent.stopped, tuple(agent.gaps))
+    return Reaction(overlap, tuple(agent.pauses), agent.stopped, tuple(agent.gaps), now)
 
 
 def _obey(machine: TurnMachine, agent: _Agent, now: float) -> None:

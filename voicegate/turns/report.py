@@ -33,12 +33,25 @@ def turns_table(sweeps: Mapping[str, Sweep], turns: int, pauses: int) -> list[st
 
 def overlaps_table(kinds: Sequence[KindFigures], every: KindFigures | None) -> list[str]:
     """A row a kind; all barge-ins together at the end."""
-    head = ["kind", "count", "paused", "stopped", "pause p50", "p95", "stop p50", "p95", "gap p50", "p95"]
+    head = [
+        "kind",
+        "count",
+        "paused",
+        "idle/min",
+        "stopped",
+        "pause p50",
+        "p95",
+        "stop p50",
+        "p95",
+        "gap p50",
+        "p95",
+    ]
     rows = [
         [
             each.kind,
             str(each.count),
             _percent(each.paused),
+            f"{each.idle:.1f}",
             _percent(each.stopped),
             *(
                 _milliseconds(value)
