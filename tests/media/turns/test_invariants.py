@@ -98,6 +98,21 @@ class AnyCall(RuleBasedStateMachine):
     def hear_on(self, frames: int, voiced: bool) -> None:
         self.hear([voiced] * frames, False)
 
+    @rule(voice=st.integers(5, 60), quiet=st.integers(0, 60), voice_again=st.integers(0, 10))
+    def speak(self, voice: int, quiet: int, voice_again: int) -> None:
+        self.hear([True] * voice + [False] * quiet + [True] * voice_again, False)
+
+    @rule(quiet=st.integers(0, 30), voice=st.integers(0, 60))
+    def speak_over_an_answer(self, quiet: int, voice: int) -> None:
+        if self.output == "silent":
+            self.output_begins()
+        self.hear([False] * quiet + [True] * voice, False)
+
+    @precondition(lambda self: self.pause is not None)
+    @rule(hold=HOLDS, eager=st.booleans())
+    def verdict_on_this_pause(self, hold: float, eager: bool) -> None:
+        self.verdict(0, hold, eager)
+
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.4, 0.6, 3.0]))
     def time_passes(self, seconds: float) -> None:
         """Each deadline is met as the caller meets it, and each brings the next one further on."""
@@ -239,5 +254,5 @@ class AnyCall(RuleBasedStateMachine):
             self.last_sample = decision.at
 
 
-AnyCall.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+AnyCall.TestCase.settings = hypothesis_settings(max_examples=250, stateful_step_count=30, deadline=None)
 TestAnyCall = AnyCall.TestCase
