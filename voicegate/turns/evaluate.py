@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.decisions import JudgeAsked, SpeechStarted, TurnEnded
@@ -65,28 +64,39 @@ def run_calls(
 
 
 def _run_call(call: Sequence[Recording], settings: TurnSettings, judge: TurnJudge) -> list[Outcome]:
-    activity = Replay(chain.from_iterable(recording.hops for recording in call))
+    activity = Replay()
     machine = TurnMachine(settings, activity, judge, DefaultPolicy())
     now = 0.0
     outcomes = []
     for recording in call:
-        ends: list[float] = []
-        speaking = False
-        for place, frame in enumerate(recording.frames, 1):
-            now += FRAME_SECONDS
-            machine.push(frame, now)
-            while (decision := machine.poll_decision()) is not None:
-                if isinstance(decision, TurnEnded):
-                    ends.append(place * FRAME_SECONDS)
-                    speaking = False
-                elif isinstance(decision, SpeechStarted):
-                    speaking = True
-                elif isinstance(decision, JudgeAsked):
-                    # A judge in a thread answers some time later; how long it takes is not of its judgement.
-                    machine.take_verdict(judge.judge(decision.pause), now)
-        outcomes.append(_outcome(recording, ends, speaking))
+        activity.begin(recording)
+        outcome, now = _run_turn(recording, machine, judge, now)
+        outcomes.append(outcome)
         _answer(machine, now)
     return outcomes
+
+
+def _run_turn(
+    recording: Recording, machine: TurnMachine, judge: TurnJudge, now: float
+) -> tuple[Outcome, float]:
+    """Until the machine ends it for good: then the agent answers. Also the time at which it does."""
+    ends: list[float] = []
+    speaking = False
+    for place, frame in enumerate(recording.frames, 1):
+        now += FRAME_SECONDS
+        machine.push(frame, now)
+        while (decision := machine.poll_decision()) is not None:
+            if isinstance(decision, TurnEnded):
+                ends.append(place * FRAME_SECONDS)
+                speaking = False
+            elif isinstance(decision, SpeechStarted):
+                speaking = True
+            elif isinstance(decision, JudgeAsked):
+                # A judge in a thread answers some time later; how long it takes is not of its judgement.
+                machine.take_verdict(judge.judge(decision.pause), now)
+        if ends and ends[-1] >= recording.turn.end:
+            break
+    return _outcome(recording, ends, speaking), now
 
 
 def _outcome(recording: Recording, ends: Sequence[float], speaking: bool) -> Outcome:

@@ -51,8 +51,12 @@ def _load_call(call: Sequence[Turn], folder: Path, activity: VoiceActivity) -> l
 class Replay:
     """A voice activity that says what another one said of the same frames."""
 
-    def __init__(self, hops: Iterator[Hop]) -> None:
-        self._hops = hops
+    def __init__(self) -> None:
+        self._hops: Iterator[Hop] = iter(())
+
+    def begin(self, recording: Recording) -> None:
+        """Its first frame comes next."""
+        self._hops = iter(recording.hops)
 
     def push(self, frame: bytes) -> Hop:
         return next(self._hops)

@@ -19,7 +19,7 @@ WAIT_BUDGETS: Final = (0.3, 0.6)
 CUT_IN_BUDGET: Final = 0.05
 _LEAST, _MOST = 0.15, 6.0
 """Factors of the sweep: a silence of half a second becomes 75 ms, less than any pause, to 3 s."""
-_STEP: Final = 1.3
+_STEP: Final = 1.45
 _HALVINGS: Final = 5
 """Of a step: to less than a hundredth of the wait."""
 
