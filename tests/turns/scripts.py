@@ -102,6 +102,7 @@ TUNE_EN: Final[dict[str, tuple[str, ...]]] = {
         "where can I | leave my bicycle?",
     ),
 }
+# codespell:ignore-begin (German)
 TUNE_DE: Final[dict[str, tuple[str, ...]]] = {
     "statement": ("ich möchte einen Tisch für heute Abend", "meine Bestellung ist noch nicht da"),
     "clause": (
@@ -125,6 +126,7 @@ TUNE_DE: Final[dict[str, tuple[str, ...]]] = {
     "short": ("ja", "nein | danke", "ja bitte"),
     "question": ("wann machen Sie am Sonntag auf?", "haben Sie | etwas ohne Fleisch?"),
 }
+# codespell:ignore-end
 HELD_EN: Final[dict[str, tuple[str, ...]]] = {
     "statement": (
         "I need a doctor for my daughter",
@@ -196,6 +198,7 @@ HELD_EN: Final[dict[str, tuple[str, ...]]] = {
         "who do I have to | ask about this?",
     ),
 }
+# codespell:ignore-begin (German)
 HELD_DE: Final[dict[str, tuple[str, ...]]] = {
     "statement": ("der Flug nach Rom ist verspätet", "ich habe meinen Schlüssel verloren"),
     "clause": (
@@ -219,11 +222,13 @@ HELD_DE: Final[dict[str, tuple[str, ...]]] = {
     "short": ("gern", "nein | heute nicht", "natürlich"),
     "question": ("von welchem Gleis fährt er ab?", "ist das Frühstück | im Preis dabei?"),
 }
+# codespell:ignore-end
 
 TURNS: Final[dict[Half, dict[Language, dict[str, tuple[str, ...]]]]] = {
     "tune": {"en": TUNE_EN, "de": TUNE_DE},
     "held": {"en": HELD_EN, "de": HELD_DE},
 }
+# codespell:ignore-begin (German)
 DIGITS: Final[dict[Language, tuple[str, ...]]] = {
     "en": ("oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "de": ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"),
@@ -245,6 +250,7 @@ SHORT_INTERRUPTIONS: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
         "de": ("halt mal", "einen Augenblick", "nein das stimmt nicht"),
     },
 }
+# codespell:ignore-end
 AGENT: Final[dict[Half, tuple[str, ...]]] = {
     "tune": (
         "Thank you for waiting. Your table is booked for four people at half past seven, by the window on "
