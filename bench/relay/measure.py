@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -150,8 +151,8 @@ def medians(rounds: Sequence[Figures]) -> Figures:
 def ratio(ours: Sequence[Figures], theirs: Sequence[Figures], name: str) -> float:
     """The median of the ratios of a figure, round by round; NaN where theirs was too little to measure.
 
-    A moment's light load costs less than the clock of CPU time resolves: the difference to the generator alone
-    can then be nothing.
+    A moment's light load costs less than the clock of CPU time resolves: the difference to the generator
+    alone can then be nothing.
     """
     pairs = zip(ours, theirs, strict=True)
     return median(a[name] / b[name] if b[name] > 0 else nan for a, b in pairs)

@@ -7,6 +7,7 @@ changes nothing. Time is the line's own while frames come. When none has come fo
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -20,6 +21,8 @@ LIKELY: Final = 3
 """Frames of evidence at which voice is taken for one that goes on: a syllable is longer, a click is not."""
 STALL: Final = 0.5
 """Seconds without a frame: longer than packets are held up where sound still comes (`pause.MUTE_AFTER`)."""
+EPSILON: Final = 1e-6
+"""Seconds by which a sum of frames may be off."""
 LATE: Final = 0.2
 """A timer that fires so much too late was held up with everything else; frames may be waiting."""
 AUDIO_FRAMES: Final = 8 * PCM_RATE // FRAME_SAMPLES
@@ -36,6 +39,7 @@ class Microphone:
         "audio",
         "evidence",
         "heard_at",
+        "likely",
         "onset",
         "position",
         "voice_end",
@@ -50,6 +54,8 @@ class Microphone:
         """Samples judged."""
         self.evidence = 0
         """For voice now, 0 to MOST frames."""
+        self.likely = False
+        """Whether it has been LIKELY since it was 0."""
         self.onset = 0
         """Sample at which the evidence last began to rise from 0."""
         self.voice_end = 0
@@ -67,8 +73,12 @@ class Microphone:
         for at in range(0, whole, FRAME_BYTES):
             yield data[at : at + FRAME_BYTES]
 
-    def hear(self, frame: bytes) -> Hop:
-        hop = self._activity.push(frame)
+    def judge(self, frame: bytes) -> Hop:
+        """What voice activity says of the next frame."""
+        return self._activity.push(frame)
+
+    def hear(self, frame: bytes, hop: Hop) -> None:
+        """The next frame, and what it is taken for."""
         self.audio.append(frame)
         if hop.voiced:
             if self.evidence == 0:
@@ -76,13 +86,26 @@ class Microphone:
             if self.evidence < MOST:
                 self.evidence += 1
             self.position += FRAME_SAMPLES
-            if self.evidence >= LIKELY:
+            if self.evidence >= LIKELY or self.likely:
+                self.likely = True
                 self.voice_end = self.position
-        else:
-            if self.evidence:
-                self.evidence -= 1
-            self.position += FRAME_SAMPLES
-        return hop
+            return
+        self.position += FRAME_SAMPLES
+        if self.evidence:
+            self.evidence -= 1
+            if not self.evidence:
+                self.likely = False
+
+    def expect_nothing(self) -> None:
+        """Voice from here on is another one."""
+        self.evidence = 0
+        self.likely = False
+
+    def expect_voice(self) -> None:
+        """The next voice, if it follows at once, needs no more evidence: it only goes on."""
+        self.evidence = MOST - 1
+        self.likely = False
+        self.onset = self.position
 
     def keep(self, frames: int) -> None:
         """Forget the audio before the last so many frames."""
@@ -97,14 +120,17 @@ class Microphone:
 
     def silence(self, now: float) -> float:
         """Seconds since the last voice."""
-        silence = (self.position - self.voice_end) / PCM_RATE
-        missing = 0.0 if self.heard_at is None else now - self.heard_at
-        return silence + missing if missing >= STALL - 1e-6 else silence
+        return (self.position - self.voice_end) / PCM_RATE + self.missing(now)
 
-    def silent_at(self, silence: float) -> float | None:
-        """When the silence will have lasted so long, should no frame come."""
+    def missing(self, now: float) -> float:
+        """Seconds without a frame that are taken for silence."""
+        missing = 0.0 if self.heard_at is None else now - self.heard_at
+        return missing if missing >= STALL - EPSILON else 0.0
+
+    def silent_at(self, silence: float) -> float:
+        """When the silence will have lasted so long, should no frame come; never before the first frame."""
         if self.heard_at is None:
-            return None
+            return math.inf
         return self.heard_at + max(STALL, silence - (self.position - self.voice_end) / PCM_RATE)
 
     def excuse(self, due: float, now: float) -> bool:
@@ -120,6 +146,6 @@ class Microphone:
 
     def restart(self) -> None:
         """What is heard from here on has nothing to do with what was."""
-        self.evidence = 0
+        self.expect_nothing()
         self.voice_end = self.position
         self.audio.clear()

@@ -8,11 +8,10 @@ from voicegate.media.codec import PCM_RATE
 class AgentOutput:
     """One call's. Places are samples of the microphone; `held` implies `speaking`."""
 
-    __slots__ = ("_ends_at", "_held_at", "began", "ended", "held_since", "protected", "speaking")
+    __slots__ = ("_ends_at", "_held_at", "began", "ended", "held_since", "speaking")
 
     def __init__(self) -> None:
         self.speaking = False
-        self.protected = False
         self.held_since: float | None = None
         """Real time since which it is held; None where it is not."""
         self.began: int | None = None

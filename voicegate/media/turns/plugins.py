@@ -107,13 +107,15 @@ class Overlap:
     seconds: float
     """Since its first voiced frame."""
     voiced: float
-    """Seconds of voice in it."""
+    """Seconds of voice in it, the agent's own taken out."""
+    strong: float
+    """Seconds of that voice that are nearly as loud as its loudest: little of a cough, much of speech."""
     silence: float
-    """Seconds since the last voice."""
+    """Seconds since the last such voice."""
     level: float
     """Of its voiced frames, dBFS, mean power."""
     echo: float
-    """How much of it is our own output come back, 0 (none) to 1 (all)."""
+    """How much of all voice in it was our own output come back, 0 (none) to 1 (all)."""
     agent: float
     """Seconds since the agent's first sound of this answer."""
     remaining: float | None

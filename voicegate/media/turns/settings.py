@@ -8,6 +8,8 @@ from typing import Final
 
 EAGERNESS_CEILING: Final = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
 """Seconds of silence after which `semantic_vad` answers in any case, by its `eagerness`."""
+PATIENCE: Final = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
+"""What judges that weigh a pause multiply their waits by: in proportion to those ceilings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,12 @@ class TurnSettings:
 
     judge: str = "adaptive"
     """The name of the turn judge; `server_vad` means "fixed"."""
+    model: str | None = None
+    """The path of a file that the judge reads, where it needs one."""
     eagerness: str = "auto"
     """For judges that know more than silence: "low", "medium", "auto" (medium) or "high"."""
+    patience: float = 1.0
+    """Multiplies what a judge waits for: the one number that an evaluation sweeps."""
     silence_duration: float = 0.5
     """For the fixed judge: the silence that ends a turn."""
     threshold: float = 0.5
