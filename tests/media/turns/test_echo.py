@@ -11,6 +11,7 @@ import pytest
 from tests.media.turns.calls import START
 from voicegate.media.codec import FRAME_SAMPLES, FRAME_SECONDS
 from voicegate.media.turns.echo import EchoGuard
+from voicegate.media.turns.plugins import Hop
 
 SILENCE = -100.0
 NOISE = np.random.default_rng(1).standard_normal(FRAME_SAMPLES)
@@ -47,7 +48,7 @@ def listen(
         if out is not None:
             guard.send(frame(out), now)
         arrival = now + FRAME_SECONDS + rng.uniform(0, jitter)
-        echoes.append(guard.is_echo(level, n * FRAME_SECONDS, arrival))
+        echoes.append(guard.is_echo(Hop(level > -60, level), n * FRAME_SECONDS, arrival))
     return echoes
 
 
@@ -133,7 +134,7 @@ def test_the_path_outlives_an_answer() -> None:
     for n, (out, level) in enumerate(zip(again, heard, strict=True)):
         now = START + 60 + n * FRAME_SECONDS
         guard.send(frame(out), now)
-        echoes.append(guard.is_echo(level, 60 + n * FRAME_SECONDS, now + FRAME_SECONDS))
+        echoes.append(guard.is_echo(Hop(level > -60, level), 60 + n * FRAME_SECONDS, now + FRAME_SECONDS))
     found = audible(heard, echoes)
     assert sum(found) / len(found) > 0.95
 

@@ -90,7 +90,7 @@ class Agent:
         output, position = self._output, self._microphone.position
         if not output.speaking and (output.ended is None or position - output.ended > ECHO_TAIL * PCM_RATE):
             return False
-        return self._echo.is_echo(hop.level, position / PCM_RATE, now) and hop.voiced
+        return self._echo.is_echo(hop, position / PCM_RATE, now)
 
     def hear(self, hop: Hop, echo: bool, now: float) -> Speech | None:
         """A frame of the microphone while the agent speaks, its echo taken out. Returns an interruption."""

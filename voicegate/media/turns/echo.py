@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voicegate.media.codec import FRAME_SECONDS
+from voicegate.media.turns.plugins import Hop
 
 LAGS: Final = 16
 """Frames, 0 to 300 ms: two ways through a network, a jitter buffer and a loudspeaker."""
@@ -94,11 +95,14 @@ class EchoGuard:
         self._advance(tick)
         self._sent[tick % _RING] = _level(frame)
 
-    def is_echo(self, level: float, at: float, now: float) -> bool:
-        """Whether this frame of the microphone is echo. `at`: how many seconds of it there were before.
+    def is_echo(self, hop: Hop, at: float, now: float) -> bool:
+        """Whether the voice in this frame of the microphone is echo. `at`: how many seconds of it there were
+        before.
 
-        To be asked of each frame while the output may be heard.
+        To be asked of each frame while the output may be heard; only those with a voice are worth a
+        comparison.
         """
+        level = hop.level
         offset = now - at
         if offset < self._offset:
             self._offset = offset
@@ -107,8 +111,10 @@ class EchoGuard:
         tick = round((at + self._offset) / FRAME_SECONDS)
         self._advance(tick)
         self._heard.append(level if level > _FLOOR else _FLOOR)
+        if len(self._heard) > 2 * WINDOW:
+            del self._heard[:WINDOW]
         self._until_compared -= 1
-        if self._until_compared <= 0:
+        if hop.voiced and self._until_compared <= 0:
             self._compare(tick)
         if self._trust <= 0.0:
             return False
@@ -118,7 +124,7 @@ class EchoGuard:
         if level > expected + MARGIN:
             return False
         self._trust = min(_MOST_TRUST, self._trust + (-1.0 if level < expected - _DISPROOF else 0.5))
-        return True
+        return hop.voiced
 
     def forget(self) -> None:
         """Another answer begins: what was heard before belongs to none. The path is the same."""
@@ -134,8 +140,7 @@ class EchoGuard:
     def _compare(self, tick: int) -> None:
         """Look for the output in what was heard."""
         self._until_compared = EVERY
-        del self._heard[:-WINDOW]
-        heard = np.array(self._heard)
+        heard = np.array(self._heard[-WINDOW:])
         ticks = np.arange(tick - len(heard) - LAGS + 2, tick + 1)
         sent = np.array(self._sent)[ticks % _RING]
         rows = np.lib.stride_tricks.sliding_window_view(sent, len(heard))  # from the longest lag to none
