@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.peers.process import running_peer
 from bench.report import percentile, save, table
 from tests.support import speech
 from tests.support.light_client import Fleet, LightCall, opus_frames
@@ -68,7 +67,7 @@ def voicegate(directory: Path, agent: str) -> Iterator[Contender]:
         settings = {"log_level": "warning"}
         parts: dict[str, Callable[[], list[int]]] = {}
         if agent == "echo":
-            echo = stack.enter_context(_peer("bench.peers.echo_agent"))
+            echo = stack.enter_context(running_peer("bench.peers.echo_agent"))
             settings["agent_url"] = echo.url
             parts["agent"] = lambda: [echo.pid]
         gate = stack.enter_context(cluster(directory, check_end=False, **settings))
@@ -81,7 +80,7 @@ def voicegate(directory: Path, agent: str) -> Iterator[Contender]:
 
 @contextlib.contextmanager
 def aiortc_echo(_directory: Path) -> Iterator[Contender]:
-    with _peer("bench.peers.aiortc_echo") as peer:
+    with running_peer("bench.peers.aiortc_echo") as peer:
         yield Contender(
             "aiortc, echo", peer.url, {"aiortc": lambda: [peer.pid]}, candidate_in_offer=True, delete=False
         )
@@ -155,29 +154,6 @@ def _sample(
     }
     measured.back[wanted] = (sum(len(call.heard) for call in calls) - heard) / taken / wanted
     measured.rss[wanted] = {part: rss_bytes(pids()) for part, pids in contender.parts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Peer:
-    url: str
-    pid: int
-
-
-@contextlib.contextmanager
-def _peer(module: str) -> Iterator[_Peer]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        yield _Peer(process.stdout.readline().strip(), process.pid)
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _of_gateway(contender_aside: tuple[str, ...], values: dict[str, float]) -> float:

@@ -27,7 +27,7 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-from bench.bench_calls import _peer
+from bench.peers.process import running_peer
 from bench.report import percentile, save, table
 from tests.support import speech
 from tests.support.channel_peer import OurPeer, until
@@ -200,7 +200,7 @@ def memory_slope(gate: Gate, fleet: Fleet, frames: list[bytes], *, channel: bool
 def through_the_gateway(directory: Path, count: int) -> dict[str, Any]:
     frames = opus_frames(speech.silence(0.5))
     found: dict[str, Any] = {}
-    with _peer("bench.peers.event_echo_agent") as agent:
+    with running_peer("bench.peers.event_echo_agent") as agent:
         settings = {"log_level": "warning", "agent_url": agent.url}
         direct = direct_round_trips(agent.url, count)
         with cluster(directory, check_end=False, **settings) as gate, Fleet() as fleet:

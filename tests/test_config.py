@@ -187,6 +187,16 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("transceiver", {"agent": {"session": "[]"}}, "agent.session must be a JSON object"),
         ("transceiver", {"agent": {"stall_seconds": 0}}, "agent.stall_seconds"),
         ("transceiver", {"agent": {"url": "ws://x", "audio_rate_in": 44_100}}, "24000, 16000, 8000"),
+        (
+            "transceiver",
+            {"agent": {"url": "ws://x", "audio_format_in": "audio/pcmu", "audio_rate_in": 16_000}},
+            "agent.audio_rate_in: audio/pcmu is always 8000 Hz; leave the key out",
+        ),
+        (
+            "transceiver",
+            {"agent": {"audio_format_out": "audio/pcma"}},
+            "agent.audio_format_out: the embedded parrot (agent.url is empty) knows only audio/pcm",
+        ),
         ("transceiver", {"agent": {"audio_rate_out": 8000}}, "agent.audio_rate_out: the embedded parrot"),
         ("transceiver", {"transceiver": {"id": 2**20}}, "transceiver.id must be"),
         ("transceiver", {"transceiver": {"link_listen": "[::]:1"}}, "transceiver.link_listen"),

@@ -185,9 +185,13 @@ class AgentConfig(_Section, frozen=True):
     """`Name: value`, sent with the WebSocket handshake."""
     session: str = ""
     """A JSON object sent as the first `session.update`, merged over the audio formats voicegate needs."""
+    audio_format_in: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
+    audio_format_out: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
+    """What the agent hears and what it speaks. G.711 from a client that speaks it too goes through
+    untouched."""
     audio_rate_in: int = 24_000
     audio_rate_out: int = 24_000
-    """What the agent hears and what it speaks, in Hz of its audio/pcm: 24000, 16000 or 8000."""
+    """The same in Hz, for audio/pcm: 24000, 16000 or 8000. G.711 is always 8000."""
     connect_seconds: float = 10.0
     stall_seconds: float = 20.0
     """A call ends when this long the agent takes nothing of what is sent to it."""

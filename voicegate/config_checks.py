@@ -212,14 +212,25 @@ def _check_agent(agent: AgentConfig, together: bool) -> Iterator[str]:
             msgspec.json.decode(agent.session, type=dict[str, Any])
         except msgspec.DecodeError as error:
             yield f"agent.session must be a JSON object: {error}"
-    for key in ("audio_rate_in", "audio_rate_out"):
-        if getattr(agent, key) not in _AGENT_RATES:
-            yield f"agent.{key} must be one of {', '.join(map(str, _AGENT_RATES))} (Hz)"
-        elif not agent.url and getattr(agent, key) != _AGENT_RATES[0]:
-            yield f"agent.{key}: the embedded parrot (agent.url is empty) knows only {_AGENT_RATES[0]}"
+    for side in ("in", "out"):
+        yield from _check_agent_audio(agent, side)
     for key in ("connect_seconds", "stall_seconds"):
         if getattr(agent, key) <= 0:
             yield f"agent.{key} must be more than 0"
+
+
+def _check_agent_audio(agent: AgentConfig, side: str) -> Iterator[str]:
+    key, rate = f"agent.audio_rate_{side}", getattr(agent, f"audio_rate_{side}")
+    kind = getattr(agent, f"audio_format_{side}")
+    if kind != "audio/pcm":
+        if rate not in (AgentConfig().audio_rate_in, 8_000):
+            yield f"{key}: {kind} is always 8000 Hz; leave the key out, or write 8000"
+        if not agent.url:
+            yield f"agent.audio_format_{side}: the embedded parrot (agent.url is empty) knows only audio/pcm"
+    elif rate not in _AGENT_RATES:
+        yield f"{key} must be one of {', '.join(map(str, _AGENT_RATES))} (Hz)"
+    elif not agent.url and rate != _AGENT_RATES[0]:
+        yield f"{key}: the embedded parrot (agent.url is empty) knows only {_AGENT_RATES[0]}"
 
 
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:

@@ -32,28 +32,35 @@ from tests.support import speech
 from tests.support.models import official
 from voicegate import logs
 from voicegate.agents import realtime as client_module
+from voicegate.agents import waiting
+from voicegate.agents.dialing import check_settings
 from voicegate.agents.frames import text_frame
 from voicegate.agents.parrot.server import serve_parrot
 from voicegate.agents.readers import Readers
-from voicegate.agents.realtime import (
-    MAX_BAD_EVENTS,
+from voicegate.agents.realtime import MAX_BAD_EVENTS, AgentEvent, AgentReady, RealtimeAgent
+from voicegate.agents.waiting import (
+    FLOOD_BYTES,
+    FLOOD_EVENTS,
     MAX_WAITING_AUDIO,
+    MAX_WAITING_EVENTS,
+    FloodMeter,
+)
+from voicegate.agents.websocket import AgentLost
+from voicegate.config import AgentConfig, ConfigError, LogConfig
+from voicegate.media.convert import open_converter
+from voicegate.media.sound import PCM, PCM_LINE, PCMA, PCMU, Line, Sound
+from voicegate.proto import realtime
+from voicegate.proto.realtime import (
+    BYTES_PER_MS,
     AgentError,
-    AgentEvent,
-    AgentLost,
-    AgentReady,
     AudioDelta,
     AudioDone,
     OtherEvent,
-    RealtimeAgent,
+    ResponseCreated,
     ResponseDone,
     SpeechStarted,
     SpeechStopped,
-    check_settings,
 )
-from voicegate.config import AgentConfig, ConfigError, LogConfig
-from voicegate.proto import realtime
-from voicegate.proto.realtime import BYTES_PER_MS
 
 pytestmark = pytest.mark.anyio
 
@@ -260,7 +267,7 @@ async def test_what_was_said_before_the_agent_came_is_heard_first_and_in_order()
         for frame in frames[100:]:
             call.agent.send_audio_nowait(frame)
         call.agent.send_event_nowait(realtime.encode_response_create())
-        await call.until(client_module.ResponseCreated)
+        await call.until(ResponseCreated)
     assert heard == pcm
     # A second each of what waited is one append; later frames go as they come while the wire is clear.
     append = "input_audio_buffer.append"
@@ -481,6 +488,66 @@ async def test_an_agent_with_other_rates_hears_and_speaks_them() -> None:
     assert best_match(tone(500, 1.0, rate=16_000), bytes(heard), longest_delay=40)[1] > 0.999
 
 
+@pytest.mark.parametrize(
+    ("line", "law"),
+    [(Line(PCMU, PCMU), PCMU), (Line(PCMA, PCMA), PCMA), (Line(PCMU, PCMU), PCMA), (PCM_LINE, PCMU)],
+    ids=["PCMU", "PCMA", "PCMU for PCMA", "Opus for PCMU"],
+)
+async def test_an_agent_that_speaks_g711(line: Line, law: Sound) -> None:
+    """What the call's line has too goes through to the bit; all else is converted, byte by byte in step."""
+    spoken, heard = os.urandom(8000), bytearray()
+    asked: dict[str, Any] = {}
+    said = os.urandom(24_000) if line != PCM_LINE else tone(500, 1.0)[:24_000]
+    same = line.said == law
+
+    async def script(peer: Peer) -> None:
+        asked.update((await peer.welcome())["audio"])
+        for start in range(0, len(spoken), 333):
+            await peer.say("response.output_audio.delta", item_id="i", delta=spoken[start : start + 333])
+        heard.extend(await peer.hear_audio(len(said) if line != PCM_LINE else len(said) // 6))
+        await peer.say("response.done", response={})
+
+    settings = {"audio_format_in": law.type, "audio_format_out": law.type}
+    async with serving(script) as (url, nursery):
+        call = Call(url, settings=settings, line=line)
+        nursery.start_soon(call.lost)
+        frame = line.heard.frame_bytes
+        for at in range(0, len(said), frame):
+            call.agent.send_audio_nowait(said[at : at + frame])
+        await call.until(ResponseDone)
+    assert asked["input"]["format"] == asked["output"]["format"] == {"type": law.type}
+    deltas = [event for event in call.events if isinstance(event, AudioDelta)]
+    came = b"".join(event.pcm for event in deltas)
+    assert line.said.samples(came) == 3 * len(spoken)
+    assert (came == spoken) is same and (bytes(heard) == said) is same
+    assert "audio_odd" not in call.agent.statistics(), "a byte is a sample"
+    if not same:
+        back = open_converter(law, line.heard)
+        assert back is not None
+        again = back.convert(bytes(heard))
+        if line == PCM_LINE:
+            assert best_match(said, again, longest_delay=200)[1] > 0.999
+        else:
+            near = (open_converter(each, PCM) for each in (line.heard, line.heard))
+            a, b = (each.convert(data) for each, data in zip(near, (said, again), strict=True) if each)
+            assert best_match(a, b, longest_delay=10)[1] > 0.999
+
+
+async def test_more_than_a_second_of_g711_is_handed_on_in_seconds() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.say("response.output_audio.delta", item_id="i", delta=bytes(150 * 8_000))
+        await peer.say("response.output_audio.delta", item_id="i", delta=b"")
+        await peer.say("response.done", response={})
+
+    async with serving(script) as (url, nursery):
+        call = Call(url, settings={"audio_format_out": "audio/pcmu"}, line=Line(PCM, PCMU))
+        nursery.start_soon(call.lost)
+        await call.until(ResponseDone)
+    sizes = [len(event.pcm) for event in call.events if isinstance(event, AudioDelta)]
+    assert sum(sizes) == 150 * 8_000 and set(sizes) == {8_000}
+
+
 async def test_bad_events_are_counted_and_the_call_goes_on() -> None:
     seconds = os.urandom(90_000 * BYTES_PER_MS)
 
@@ -539,7 +606,7 @@ async def test_a_large_delta_comes_in_seconds_and_others_have_their_turn() -> No
     deltas = [event for event in call.events if isinstance(event, AudioDelta)]
     assert b"".join(event.pcm for event in deltas) == pcm[:-1]
     assert {(e.response_id, e.item_id, e.content_index) for e in deltas} == {("r", "i", 3)}
-    assert max(len(event.pcm) for event in deltas) == client_module.MAX_DELTA
+    assert max(len(event.pcm) for event in deltas) == 1000 * BYTES_PER_MS
     assert kinds.index(AudioDone) > max(n for n, kind in enumerate(kinds) if kind is AudioDelta)
     assert kinds[-1] is ResponseDone
     assert seen >= len(deltas) // client_module.TURN_EVENTS
@@ -755,11 +822,11 @@ async def test_a_flood_of_events_ends_the_call(event: Mapping[str, Any]) -> None
         call = Call(url)
         assert (await call.lost()).reason == "agent_flood"
     # One turn at most beyond the bound.
-    assert 0 <= len(call.events) - client_module.FLOOD_EVENTS <= client_module.TURN_EVENTS
+    assert 0 <= len(call.events) - FLOOD_EVENTS <= client_module.TURN_EVENTS
 
 
 async def test_a_flood_of_audio_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FLOOD_BYTES", 4 * 1024 * 1024)
+    monkeypatch.setattr(waiting, "FLOOD_BYTES", 4 * 1024 * 1024)
     pcm = bytes(10_000 * BYTES_PER_MS)
 
     async def script(peer: Peer) -> None:
@@ -775,14 +842,14 @@ async def test_a_flood_of_audio_ends_the_call(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_flood_is_what_comes_in_one_window() -> None:
-    meter = client_module._FloodMeter()
+    meter = FloodMeter()
     for second in range(1000):  # exactly the bound, for a long time
         at = float(second)
-        assert not meter.exceeded(client_module.FLOOD_EVENTS // 10, client_module.FLOOD_BYTES // 10, at)
-    assert not meter.exceeded(client_module.FLOOD_EVENTS, client_module.FLOOD_BYTES, 2000.0)
+        assert not meter.exceeded(FLOOD_EVENTS // 10, FLOOD_BYTES // 10, at)
+    assert not meter.exceeded(FLOOD_EVENTS, FLOOD_BYTES, 2000.0)
     assert meter.exceeded(1, 0, 2009.9)
     assert not meter.exceeded(1, 0, 2010.0)
-    assert meter.exceeded(0, client_module.FLOOD_BYTES + 1, 2010.1)
+    assert meter.exceeded(0, FLOOD_BYTES + 1, 2010.1)
 
 
 @pytest.mark.parametrize(
@@ -847,7 +914,7 @@ async def test_an_agent_that_takes_nothing_is_given_up_and_memory_is_bounded() -
             accepted = 0
             while call.agent.send_event_nowait({"type": "response.create"}):
                 accepted += 1
-            assert accepted == client_module.MAX_WAITING_EVENTS
+            assert accepted == MAX_WAITING_EVENTS
             assert call.agent.statistics()["events_dropped"] == 1
 
         nursery.start_soon(speak)

@@ -28,7 +28,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_a_conversation(deployment: Gate, conversation: Script, tmp_path: Path) -> None:
-    on_a_quiet_moment(lambda: _converse(deployment, conversation, tmp_path))
+    on_a_quiet_moment(lambda: _converse(deployment, conversation, tmp_path), deployment)
 
 
 def _converse(deployment: Gate, conversation: Script, tmp_path: Path) -> None:

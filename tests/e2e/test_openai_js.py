@@ -62,7 +62,7 @@ def openai_page(gate: Gate) -> Iterator[str]:
 def test_agents_sdk_converses(
     gate: Gate, agent: ToolAgent, agents_page: str, conversation: Script, tmp_path: Path
 ) -> None:
-    on_a_quiet_moment(lambda: _converse(gate, agent, agents_page, conversation, tmp_path))
+    on_a_quiet_moment(lambda: _converse(gate, agent, agents_page, conversation, tmp_path), gate)
 
 
 def _converse(gate: Gate, agent: ToolAgent, agents_page: str, conversation: Script, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def _converse(gate: Gate, agent: ToolAgent, agents_page: str, conversation: Scri
 def test_agents_sdk_calls_a_tool_and_is_interrupted(
     gate: Gate, agent: ToolAgent, agents_page: str, tmp_path: Path
 ) -> None:
-    on_a_quiet_moment(lambda: _call_a_tool(gate, agent, agents_page, tmp_path))
+    on_a_quiet_moment(lambda: _call_a_tool(gate, agent, agents_page, tmp_path), gate)
 
 
 def _call_a_tool(gate: Gate, agent: ToolAgent, agents_page: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def tcp_address(gate: Gate) -> tuple[str, int]:
 
 
 def test_chromium_talks_over_tcp(blocked: Gate, tmp_path: Path) -> None:
-    on_a_quiet_moment(lambda: _talk(blocked, tmp_path))
+    on_a_quiet_moment(lambda: _talk(blocked, tmp_path), blocked)
 
 
 def _talk(gate: Gate, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from voicegate.load.figures import Figures
 from voicegate.load.impairment import Impairment, Quality
 from voicegate.load.talk import TurnTalk, make_talk
 from voicegate.media.codec import PCM_RATE
-from voicegate.roles.transceiver.call import EndReason
+from voicegate.roles.transceiver.life import (
+    EndReason,
+)
 
 TALK = make_talk(bytes(PCM_RATE), speech=0.5, pause=4.5)
 """The words do not matter: the agent is scripted."""

@@ -14,6 +14,7 @@ from tests.media.signals import best_match, frames, voice_like
 from voicegate.media import receive
 from voicegate.media.opus import Application, OpusDecoder, OpusEncoder
 from voicegate.media.receive import ReceiveBuffer
+from voicegate.media.sound import PCM
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.rtp import RtpPacket
 
@@ -25,6 +26,7 @@ class CountingDecoder:
     """A codec whose payload is its own sample value, so that a test sees each packet in the line."""
 
     clock_rate = 48_000
+    sound = PCM
     dtx_bytes = 1
 
     def __init__(self) -> None:

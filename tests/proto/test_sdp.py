@@ -96,15 +96,16 @@ def test_codecs_are_taken_best_first_whatever_the_order_offered() -> None:
 
 def test_what_goes_with_the_codec_is_answered_with_it() -> None:
     formats = "SAVPF 111 63 9 0 8 13 110 126"
-    for offered, (red, noise, answered) in {
-        "111 63 9 0 8 13 110 126": (63, None, "63 111"),
-        "111 13 126": (None, None, "111"),
-        "63 0 8 13 110 126": (None, 13, "0 13"),
-        "8": (None, None, "8"),
+    for offered, (red, noise, keys, answered) in {
+        "111 63 9 0 8 13 110 126": (63, None, (110, 48_000), "63 111 110"),
+        "111 13 126": (None, None, (126, 8_000), "111 126"),
+        "63 0 8 13 110 126": (None, 13, (126, 8_000), "0 13 126"),
+        "0 110": (None, None, None, "0"),
+        "8": (None, None, None, "8"),
     }.items():
         offer = parse_offer_untrusted(OFFERS["chromium-audio"].replace(formats, f"SAVPF {offered}"))
         audio = offer.audio
-        assert (audio.red_payload_type, audio.cn_payload_type) == (red, noise)
+        assert (audio.red_payload_type, audio.cn_payload_type, audio.telephone_event) == (red, noise, keys)
         assert f"m=audio 3478 UDP/TLS/RTP/SAVPF {answered}" in answer_lines(offer)
     for other in ("a=fmtp:63 111/0", "a=fmtp:63 0/0", "a=fmtp:62 111/111", "a=fmtp:63"):
         text = edit("chromium-audio", "a=fmtp:63 111/111", other)

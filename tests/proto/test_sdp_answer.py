@@ -25,7 +25,7 @@ def test_golden_answer() -> None:
             "a=ice-lite",
             "a=ice-options:ice2",
             "a=group:BUNDLE 0 1",
-            "m=audio 3478 UDP/TLS/RTP/SAVPF 63 111",
+            "m=audio 3478 UDP/TLS/RTP/SAVPF 63 111 110",
             "c=IN IP4 203.0.113.10",
             "a=mid:0",
             "a=ice-ufrag:RsyneX9nYRgVbgDJNgLsu3g",
@@ -44,6 +44,8 @@ def test_golden_answer() -> None:
             "a=rtpmap:111 opus/48000/2",
             "a=fmtp:111 minptime=10;useinbandfec=1",
             "a=rtcp-fb:111 transport-cc",
+            "a=rtpmap:110 telephone-event/48000",
+            "a=fmtp:110 0-15",
             "a=extmap:1 urn:ietf:params:rtp-hdrext:ssrc-audio-level",
             "a=extmap:3 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01",
             "a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid",
@@ -61,6 +63,12 @@ def test_golden_answer() -> None:
             "",
         ]
     )
+
+
+def test_firefox_offers_keys_at_8_khz_beside_opus() -> None:
+    lines = answer_lines(parse("firefox-audio-data"))
+    assert "m=audio 3478 UDP/TLS/RTP/SAVPF 109 101" in lines
+    assert "a=rtpmap:101 telephone-event/8000" in lines and "a=fmtp:101 0-15" in lines
 
 
 @pytest.mark.parametrize("name", ANSWERABLE)
@@ -151,7 +159,7 @@ def tcp_lines(*candidates: str) -> list[str]:
 
 def test_tcp_candidates_are_passive_and_rank_below_udp() -> None:
     lines = tcp_lines("203.0.113.10:443/tcp", "203.0.113.10:3478/udp", "[2001:db8::10]:443/tcp")
-    assert "m=audio 3478 UDP/TLS/RTP/SAVPF 63 111" in lines and "c=IN IP4 203.0.113.10" in lines
+    assert "m=audio 3478 UDP/TLS/RTP/SAVPF 63 111 110" in lines and "c=IN IP4 203.0.113.10" in lines
     assert [line for line in lines if line.startswith("a=candidate")] == [
         # The first priority is that of the candidate in OpenAI's own answer.
         "a=candidate:1 1 tcp 1671430143 203.0.113.10 443 typ host tcptype passive",
@@ -172,7 +180,7 @@ def test_no_tcp_candidate_ranks_above_one_of_udp() -> None:
 
 def test_without_udp_the_default_names_no_candidate() -> None:
     lines = tcp_lines("203.0.113.10:443/tcp")
-    assert "m=audio 9 UDP/TLS/RTP/SAVPF 63 111" in lines and "c=IN IP4 0.0.0.0" in lines
+    assert "m=audio 9 UDP/TLS/RTP/SAVPF 63 111 110" in lines and "c=IN IP4 0.0.0.0" in lines
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from tests.support.rig import Rig
 from tests.support.scene import SERVER_EVENT, SERVER_TYPES, Scene, body
 from voicegate.proto import realtime
 from voicegate.proto.event_filter import EventFilter
-from voicegate.roles.transceiver.call import EndReason
 from voicegate.roles.transceiver.conversation import Conversation
+from voicegate.roles.transceiver.life import (
+    EndReason,
+)
 from voicegate.roles.transceiver.outbox import Audience, Filters
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
 from voicegate.roles.transceiver.responses import CANCEL_SECONDS, GRACE_SECONDS

@@ -16,7 +16,10 @@ from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.session import ANSWER_SECONDS, MAX_PENDING
 
 PCM = {"type": "audio/pcm", "rate": 24000}
-NARROW = realtime.pcm_formats(16_000, 8_000)
+NARROW = {
+    "input": realtime.audio_format("audio/pcm", 16_000),
+    "output": realtime.audio_format("audio/pcm", 8_000),
+}
 
 SDK = {
     "type": "realtime",
@@ -318,5 +321,19 @@ def test_an_agent_that_speaks_another_format_is_told_of_once(said: dict[str, Any
     assert error["error"]["code"] == "agent_audio_format"
     assert error["error"]["param"] == "session.audio.output.format"
     assert "24000 Hz" in error["error"]["message"]
-    assert "agent.audio_rate_out" in error["error"]["message"]
+    key = "agent.audio_rate_out" if said["type"] == "audio/pcm" else "agent.audio_format_out"
+    assert key in error["error"]["message"]
     assert len(scene.of("session.updated")) == 3
+
+
+def test_appends_in_g711_where_the_client_said_so_and_the_agent_hears_it() -> None:
+    law = realtime.audio_format("audio/pcmu", 8_000)
+    scene = Scene(formats={"input": law, "output": PCM})
+    scene.say("input_audio_buffer.append", audio="AAAA")
+    assert "G.711" in scene.of("error")[-1]["error"]["message"]
+    for kind, taken in (("audio/pcma", False), ("audio/pcmu", True)):
+        session = {"type": "realtime", "audio": {"input": {"format": {"type": kind}}}}
+        scene.say("session.update", session=session)
+        assert scene.asked("session.update")[-1]["session"]["audio"]["input"]["format"] == law
+        scene.say("input_audio_buffer.append", audio="AAAA")
+        assert len(scene.asked("input_audio_buffer.append")) == taken

@@ -15,8 +15,13 @@ from voicegate.proto.callid import open_call_id_untrusted
 from voicegate.proto.errors import BadOffer
 from voicegate.proto.ticket import expired
 from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Wishes
-from voicegate.roles.transceiver.call import CallLimits, Connected, Ended, EndReason
 from voicegate.roles.transceiver.core import MAX_REMEMBERED, Overloaded
+from voicegate.roles.transceiver.life import (
+    CallLimits,
+    Connected,
+    Ended,
+    EndReason,
+)
 
 
 def tone(seconds: float, hertz: float = 440.0) -> bytes:

@@ -12,7 +12,13 @@ from tests.support.light_client import LightCall
 from tests.support.rig import Rig
 from voicegate.proto.dcep import Open
 from voicegate.proto.event_filter import EventFilter
-from voicegate.roles.transceiver.call import CLOSE_SECONDS, CallLimits, CallState, Ended, EndReason
+from voicegate.roles.transceiver.life import (
+    CLOSE_SECONDS,
+    CallLimits,
+    CallState,
+    Ended,
+    EndReason,
+)
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
 
 FRAME = 0.02

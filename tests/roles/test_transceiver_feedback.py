@@ -10,7 +10,9 @@ from tests.support.light_client import LightCall
 from tests.support.rig import Rig, address_of
 from voicegate.proto import rtcp
 from voicegate.proto.demux import is_rtcp
-from voicegate.roles.transceiver.call import EndReason
+from voicegate.roles.transceiver.life import (
+    EndReason,
+)
 
 FEEDBACK = "a=rtcp-fb:111 transport-cc\r\n"
 

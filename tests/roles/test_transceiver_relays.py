@@ -20,8 +20,11 @@ from voicegate.proto.link_control import CLIENTS_PER_DATAGRAM, HELLO_SECONDS, Cl
 from voicegate.roles.relay.hellos import Hellos
 from voicegate.roles.relay.routes import Route
 from voicegate.roles.transceiver.allocation import Identity
-from voicegate.roles.transceiver.call import EndReason, Proof
+from voicegate.roles.transceiver.call import Proof
 from voicegate.roles.transceiver.entry import Entry
+from voicegate.roles.transceiver.life import (
+    EndReason,
+)
 from voicegate.roles.transceiver.paths import Paths
 from voicegate.roles.transceiver.relays import (
     FORGET_SECONDS,

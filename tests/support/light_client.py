@@ -14,6 +14,7 @@ import http.client
 import json
 import random
 import socket
+import sys
 import threading
 import time
 import urllib.parse
@@ -33,6 +34,7 @@ from voicegate.load.driver import Driver
 from voicegate.load.ice import CONSENT_INTERVAL as CONSENT_INTERVAL
 from voicegate.load.offer import Address, build_offer
 from voicegate.load.talk import OPUS_SILENCE
+from voicegate.net.mmsg import SO_TIMESTAMPNS
 from voicegate.proto import rtp, stun
 from voicegate.proto.dtls import DtlsCertificate
 
@@ -231,11 +233,12 @@ class Fleet:
     calls: list[LightCall] = field(default_factory=list)
     locations: dict[int, str] = field(default_factory=dict)
     """The call's absolute URL by `id(call)`."""
+    make_driver: Callable[[], Driver] = Driver
 
     def __enter__(self) -> Self:
         self._random = random.Random(self.seed)
         self.certificate = new_certificate()
-        self._driver = Driver()
+        self._driver = self.make_driver()
         self._running = True
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
@@ -282,6 +285,8 @@ class Fleet:
         """A call (of this `kind`) and its socket (on this host), before any offer was sent."""
         used = socket.socket(family, socket.SOCK_DGRAM)
         used.setblocking(False)
+        if sys.platform == "linux":
+            used.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)  # so the driver times what comes
         used.bind((host or ("::1" if family == socket.AF_INET6 else "127.0.0.1"), 0))
         source = random.Random(self._random.getrandbits(64))
         options.setdefault("local", used.getsockname()[:2])

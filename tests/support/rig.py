@@ -21,8 +21,11 @@ from voicegate.proto.address import ClientAddress, pack_address, unpack_address
 from voicegate.proto.dtls import DtlsCertificate
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.transceiver.allocation import ENTROPY_LENGTH, Identity, Wishes
-from voicegate.roles.transceiver.call import CallEvent, CallLimits
 from voicegate.roles.transceiver.core import TransceiverCore
+from voicegate.roles.transceiver.life import (
+    CallEvent,
+    CallLimits,
+)
 
 RELAY = "127.0.0.1:7000"
 PUBLIC = ("127.0.0.1", 3478)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,10 @@ class ScriptAgent:
     """What came and is no client event of the official models."""
     seconds: float = 6.0
     """How long its answers are; the whole audio is sent at once."""
+    voice: bytes = b""
+    """All that it says, instead of `seconds` of VOICE."""
+    heard: bytearray | None = None
+    """Where the sound it is sent is kept."""
     on: dict[str, Callable[[Event], list[Event]]] = field(default_factory=dict)
     """Other answers, by type."""
     connection: ServerConnection | None = None
@@ -74,6 +79,8 @@ class ScriptAgent:
             in (message.encode() if isinstance(message, str) else message)[:200]
         ):
             self.appends += 1
+            if self.heard is not None:
+                self.heard += base64.b64decode(json.loads(message)["audio"])
             return
         try:
             event = client_event(message)
@@ -120,11 +127,9 @@ class ScriptAgent:
             {"type": "response.created", "response": response(self._speaking, "in_progress")},
             {"type": "response.content_part.added", "part": {"type": "audio", "transcript": ""}, **place},
         ]
-        left = round(self.seconds * 24_000) * 2
-        while left > 0:
-            piece = VOICE[: min(left, len(VOICE))]
-            left -= len(piece)
-            delta = base64.b64encode(piece).decode()
+        voice = self.voice or (VOICE * math.ceil(self.seconds))[: round(self.seconds * 24_000) * 2]
+        for at in range(0, len(voice), len(VOICE)):
+            delta = base64.b64encode(voice[at : at + len(VOICE)]).decode()
             said.append({"type": "response.output_audio.delta", "delta": delta, **place})
         return [*said, {"type": "response.output_audio.done", **place}]
 

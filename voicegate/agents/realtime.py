@@ -5,85 +5,41 @@
     agent.send_audio_nowait(pcm)      # from the first packet on, whether the agent is there yet or not
 
 Life: connecting → (session.created) → configuring → (session.updated) → ready → over. Until it is ready,
-microphone audio and events wait in an `_Outbox`; from then on a frame goes from `send_audio_nowait` to
+microphone audio and events wait in a `Waiting`; from then on a frame goes from `send_audio_nowait` to
 the socket in the caller's turn. Order between audio and events is kept throughout.
 """
 
 from __future__ import annotations
 
-import math
-import re
 import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from typing import Any, Final
 
-import msgspec
 import trio
 
-from voicegate import __version__
+from voicegate.agents.dialing import audio_formats, configured_session, dial
 from voicegate.agents.readers import Readers
+from voicegate.agents.waiting import FLOOD_SECONDS, FloodMeter, Waiting
 from voicegate.agents.websocket import AgentLost, WebSocket
-from voicegate.config import AgentConfig, ConfigError
+from voicegate.config import AgentConfig
 from voicegate.logs import get_logger
+from voicegate.media.convert import open_converter
+from voicegate.media.sound import PCM_LINE, Line, sound_of
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
-from voicegate.proto.realtime import (
-    AgentError,
-    AudioDelta,
-    AudioDone,
-    OtherEvent,
-    ResponseCreated,
-    ResponseDone,
-    ServerEvent,
-    SpeechStarted,
-    SpeechStopped,
-)
+from voicegate.proto.realtime import AgentError, AudioDelta, OtherEvent, ServerEvent
 
-if TYPE_CHECKING:
-    from voicegate.media.resample import Resampler
-
-__all__ = [
-    "AgentError",
-    "AgentEvent",
-    "AgentLost",
-    "AgentReady",
-    "AudioDelta",
-    "AudioDone",
-    "OtherEvent",
-    "RealtimeAgent",
-    "ResponseCreated",
-    "ResponseDone",
-    "SpeechStarted",
-    "SpeechStopped",
-    "check_settings",
-    "dial",
-]
-
-MAX_WAITING_AUDIO: Final = 30 * 1000 * realtime.BYTES_PER_MS
-"""30 s of microphone: three times the default `connect_seconds`. Older audio is dropped."""
-MAX_WAITING_EVENTS: Final = 1000
-MAX_WAITING_EVENT_BYTES: Final = 2 * realtime.MAX_EVENT_BYTES
-MAX_APPEND: Final = 1000 * realtime.BYTES_PER_MS
-"""Audio that waited goes in appends of at most a second: 64 kB of JSON, far below the API's 15 MiB."""
 MAX_MESSAGE: Final = 6 * 1024 * 1024
 """The largest event that is read: 98 s of audio in one delta, where servers send a second or less. The API
 names no limit for its own events (15 MiB is for a client's append). One this large takes 6 to 9 ms to decode,
 in one piece: half a frame of all other calls. Larger ones are skipped and counted: messages_oversized."""
-MAX_DELTA: Final = 1000 * realtime.BYTES_PER_MS
-"""A larger delta is handed on as several events of at most a second, with the same ids."""
 TURN_EVENTS: Final = 16
 TURN_BYTES: Final = 65_536
 """After so many events, or so much JSON (one read of the socket), all other tasks have their turn: about a
 millisecond of work. What an ordinary agent sends at once is less."""
-FLOOD_SECONDS: Final = 10.0
-FLOOD_EVENTS: Final = 10_000
-"""Within FLOOD_SECONDS: twenty times real time in deltas of 20 ms, the smallest in use."""
-FLOOD_BYTES: Final = 64 * 1024 * 1024
-"""Of JSON within FLOOD_SECONDS: 1000 s of audio, when the playout keeps 600 s."""
 MAX_BAD_EVENTS: Final = 100
 """Events that could not be read before the agent is given up: more than a rare slip, at most a few seconds of
 nonsense."""
@@ -91,7 +47,6 @@ CONFIGURE_SECONDS: Final = 5.0
 """How long `session.updated` is waited for; the official JavaScript client waits as long."""
 CLOSE_SECONDS: Final = 2.0
 """How long the peer's close frame is waited for after `close`."""
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +75,7 @@ class RealtimeAgent:
 
     `on_event` is called in the reader's turn, in order; what it raises ends `run`.
     A ready agent is read in the turns of whoever calls `readers.read`; no task wakes for what it says.
-    `model` goes before the one configured; `session` goes over `settings.session`.
+    `model` goes before the one configured; `session` goes over `settings.session`. `line` is the call's.
     Raises ConfigError when the settings cannot be used.
     """
 
@@ -132,18 +87,20 @@ class RealtimeAgent:
         on_event: Callable[[AgentEvent], None],
         model: str = "",
         session: Mapping[str, Any] | None = None,
+        line: Line = PCM_LINE,
         readers: Readers,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._settings = settings
-        self._url = _address(settings.url, model or settings.model)
-        self._headers = _headers(settings)
+        self._url, self._headers = dial(settings, model)
+        formats = audio_formats(settings)
         self._session = realtime.session_settings(
-            configured_session(settings), session or {}, formats=audio_formats(settings)
+            configured_session(settings), session or {}, formats=formats
         )
-        self._to_agent = _open_resampler(realtime.SAMPLE_RATE, settings.audio_rate_in)
-        self._from_agent = _open_resampler(settings.audio_rate_out, realtime.SAMPLE_RATE)
-        """None: the agent's audio is 24 kHz, as everywhere else here."""
+        self._to_agent = open_converter(line.heard, sound_of(formats["input"]))
+        self._speaks = sound_of(formats["output"])
+        self._from_agent = open_converter(self._speaks, line.said)
+        """None: the agent's audio is the call's."""
         self._tls = ssl_context
         self._readers = readers
         self._on_event = on_event
@@ -151,31 +108,31 @@ class RealtimeAgent:
         self._scope = trio.CancelScope()
         self._wire: WebSocket | None = None
         self._life = _Life.CONNECTING
-        self._outbox = _Outbox()
+        self._waiting = Waiting()
         self._inbox: deque[str | bytes | AudioDelta] = deque()
         """What came and is not handed on yet: the messages of one read, or the seconds of one delta."""
-        self._flood = _FloodMeter()
+        self._flood = FloodMeter()
         self._odd: tuple[str, bytes] = ("", b"")
         self._counts: Counter[str] = Counter()
         self._bad_events = 0
 
     def send_audio_nowait(self, pcm: bytes) -> None:
-        """Microphone audio, s16le at 24 kHz mono. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
+        """Microphone audio, as `line.heard`. Never blocks; bounded (`MAX_WAITING_AUDIO`)."""
         wire = self._wire
         if self._to_agent is not None:
             pcm = self._to_agent.convert(pcm)
             if not pcm:
                 return  # less than one of the agent's samples; the next call brings it
-        if self._life is _Life.READY and wire is not None and wire.clear and not self._outbox:
+        if self._life is _Life.READY and wire is not None and not self._waiting.items and wire.clear:
             wire.send_text_nowait(realtime.encode_append(pcm))
         elif self._life is not _Life.OVER:
-            self._counts["audio_bytes_dropped"] += self._outbox.push_audio(pcm)
+            self._counts["audio_bytes_dropped"] += self._waiting.push_audio(pcm)
 
     def send_event_nowait(self, event: Mapping[str, Any] | bytes) -> bool:
         """A client event, as an object or as JSON. False: the agent takes nothing and too much waits
         already."""
         data = event if isinstance(event, bytes) else realtime.encode_event(event)
-        if self._life is _Life.OVER or not self._outbox.push_event(data):
+        if self._life is _Life.OVER or not self._waiting.push_event(data):
             self._counts["events_dropped"] += 1
             return False
         self._send_waiting()
@@ -215,8 +172,8 @@ class RealtimeAgent:
         return {
             **self._counts,
             "messages_oversized": self._wire.oversized if self._wire is not None else 0,
-            "waiting_audio_bytes": self._outbox.audio_bytes,
-            "waiting_events": self._outbox.events,
+            "waiting_audio_bytes": self._waiting.audio_bytes,
+            "waiting_events": self._waiting.events,
         }
 
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -337,22 +294,23 @@ class RealtimeAgent:
         if self._from_agent is not None and item_id != event.item_id:
             self._from_agent.begin()
         pcm = rest + event.pcm if rest and item_id == event.item_id else event.pcm
-        whole = len(pcm) & ~1
+        whole = len(pcm) - len(pcm) % self._speaks.sample_bytes
+        most = self._speaks.bytes_per_second
         self._odd = (event.item_id, pcm[whole:])
         if whole != len(pcm):
             self._counts["audio_odd"] += 1
             pcm = pcm[:whole]
         if not pcm:
             self._counts["audio_empty"] += 1
-        elif whole > MAX_DELTA:
+        elif whole > most:  # it is handed on as several events of at most a second, with the same ids
             ids = (event.response_id, event.item_id, event.content_index)
-            starts = range(0, whole, MAX_DELTA)
-            self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + MAX_DELTA]) for at in reversed(starts))
+            starts = range(0, whole, most)
+            self._inbox.extendleft(AudioDelta(*ids, pcm[at : at + most]) for at in reversed(starts))
         else:
             self._hand_on(event, pcm)
 
     def _hand_on(self, event: AudioDelta, pcm: bytes) -> None:
-        """Whole samples of the agent's, no more than MAX_DELTA, as 24 kHz."""
+        """Whole samples of the agent's, no more than a second, as the call's line has them."""
         if self._from_agent is not None:
             pcm = self._from_agent.convert(pcm)
         if pcm is event.pcm:
@@ -368,140 +326,5 @@ class RealtimeAgent:
 
     def _send_waiting(self) -> None:
         wire = self._wire
-        while self._life is _Life.READY and wire is not None and wire.clear and self._outbox:
-            wire.send_text_nowait(self._outbox.pop())
-
-
-def check_settings(settings: AgentConfig) -> None:
-    """Raises ConfigError with a sentence for a person. An empty URL is not judged here."""
-    if settings.url:
-        _address(settings.url, settings.model)
-    _headers(settings)
-    configured_session(settings)
-
-
-def dial(settings: AgentConfig, model: str = "") -> tuple[str, list[tuple[str, str]]]:
-    """The address and the headers with which the agent is dialled. Raises ConfigError."""
-    return _address(settings.url, model or settings.model), _headers(settings)
-
-
-def audio_formats(settings: AgentConfig) -> realtime.Formats:
-    """What the agent hears and speaks."""
-    return realtime.pcm_formats(settings.audio_rate_in, settings.audio_rate_out)
-
-
-def _open_resampler(from_rate: int, to_rate: int) -> Resampler | None:
-    if from_rate == to_rate:
-        return None
-    # Only on demand: it brings PyAV in, and few agents need it.
-    from voicegate.media.resample import Resampler
-
-    return Resampler(from_rate, to_rate)
-
-
-class _FloodMeter:
-    """What an agent sent in the present window of FLOOD_SECONDS."""
-
-    __slots__ = ("_events", "_size", "_until")
-
-    def __init__(self) -> None:
-        self._until = -math.inf
-        self._events = 0
-        self._size = 0
-
-    def exceeded(self, events: int, size: int, now: float) -> bool:
-        """Add one turn's events and bytes of JSON; True when that is too much."""
-        if now >= self._until:
-            self._until = now + FLOOD_SECONDS
-            self._events = self._size = 0
-        self._events += events
-        self._size += size
-        return self._events > FLOOD_EVENTS or self._size > FLOOD_BYTES
-
-
-class _Outbox:
-    """What waits for the agent, in order: runs of audio that grow at their end, and events between them."""
-
-    __slots__ = ("_event_bytes", "_items", "audio_bytes", "events")
-
-    def __init__(self) -> None:
-        self._items: deque[bytearray | bytes] = deque()  # bytearray: audio; bytes: an event
-        self._event_bytes = 0
-        self.audio_bytes = 0
-        self.events = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def push_audio(self, pcm: bytes) -> int:
-        """Returns how many bytes of the oldest audio were dropped for it."""
-        last = self._items[-1] if self._items else None
-        if isinstance(last, bytearray) and len(last) + len(pcm) <= MAX_APPEND:
-            last += pcm
-        else:
-            self._items.append(bytearray(pcm))
-        self.audio_bytes += len(pcm)
-        dropped = 0
-        while self.audio_bytes > MAX_WAITING_AUDIO:
-            oldest = next(item for item in self._items if isinstance(item, bytearray))
-            self._items.remove(oldest)
-            self.audio_bytes -= len(oldest)
-            dropped += len(oldest)
-        return dropped
-
-    def push_event(self, data: bytes) -> bool:
-        if self.events >= MAX_WAITING_EVENTS or self._event_bytes + len(data) > MAX_WAITING_EVENT_BYTES:
-            return False
-        self._items.append(data)
-        self._event_bytes += len(data)
-        self.events += 1
-        return True
-
-    def pop(self) -> bytes:
-        item = self._items.popleft()
-        if isinstance(item, bytearray):
-            self.audio_bytes -= len(item)
-            return realtime.encode_append(item)
-        self._event_bytes -= len(item)
-        self.events -= 1
-        return item
-
-
-def _address(url: str, model: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-        url.encode("ascii")
-    except ValueError:
-        usable = False
-    if not usable or any(c <= " " or c == "\x7f" for c in url):
-        raise ConfigError("agent.url is not usable: write ws://host:port/path or wss://host/path")
-    if model and "model" not in parse_qs(parts.query):
-        query = "&".join(filter(None, (parts.query, urlencode({"model": model}))))
-        parts = parts._replace(query=query)
-    return urlunsplit(parts)
-
-
-def _headers(settings: AgentConfig) -> list[tuple[str, str]]:
-    headers = [("User-Agent", f"voicegate/{__version__}")]
-    if settings.api_key:
-        headers.append(("Authorization", f"Bearer {settings.api_key}"))
-    for line in settings.headers:
-        name, colon, value = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise ConfigError("agent.headers: write each header as `Name: value`")
-        headers.append((name, value.strip()))
-    for _, value in headers:
-        if not value.isascii() or not value.isprintable():
-            raise ConfigError("agent.api_key or agent.headers hold characters that HTTP headers cannot")
-    return headers
-
-
-def configured_session(settings: AgentConfig) -> dict[str, Any]:
-    """`agent.session` as an object. Raises ConfigError."""
-    if not settings.session.strip():
-        return {}
-    try:
-        return msgspec.json.decode(settings.session, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ConfigError(f"agent.session is not a JSON object: {error}") from None
+        while self._life is _Life.READY and wire is not None and wire.clear and self._waiting:
+            wire.send_text_nowait(self._waiting.pop())

@@ -88,6 +88,7 @@ class WebSocket:
         "_socket",
         "_tls",
         "_ws",
+        "is_open",
         "oversized",
     )
 
@@ -105,6 +106,8 @@ class WebSocket:
         self._blocked = trio.Event()
         self._received_at = trio.current_time()
         self._closed = False
+        self.is_open = False
+        """Messages can be sent: no close frame has come or gone. Asked for each of them."""
         self.oversized = 0
         """Messages that were larger than the limit and were skipped."""
 
@@ -151,14 +154,15 @@ class WebSocket:
         """Nothing waits for the socket: what is sent now goes out now."""
         return not self._backlog
 
-    @property
-    def is_open(self) -> bool:
-        return not self._closed and self._ws.state is ConnectionState.OPEN
-
     def send_text_nowait(self, payload: bytes) -> None:
         """Send one text message (UTF-8). What the socket does not take is kept; look at `clear` first."""
-        if self.is_open:
-            self._write(text_frame(payload))
+        if not self.is_open:
+            return
+        frame = text_frame(payload)
+        if self._tls is not None or self._backlog:
+            self._write(frame)
+        elif (sent := _send(self._socket, frame)) < len(frame):
+            self._keep(frame[sent:])
 
     async def receive(self) -> list[str | bytes]:
         """Wait for bytes; return the messages that they complete, perhaps none. Raises AgentLost."""
@@ -232,6 +236,7 @@ class WebSocket:
         """Send the close frame; the peer's own then ends `receive` with agent_closed."""
         if self.is_open:
             self._write(self._ws.send(CloseConnection(code=code, reason=text or None)))
+            self._look_at_state()
 
     def close(self) -> None:
         """Say goodbye if that goes at once, and free the socket. Idempotent; no task may wait on it."""
@@ -239,6 +244,7 @@ class WebSocket:
             if not self._backlog:
                 self.begin_close(1001)  # RFC 6455 7.4.1: going away
             self._closed = True
+            self._look_at_state()
             self._socket.close()
 
     async def _shake_hands(self, host: str, target: str, headers: Sequence[tuple[str, str]]) -> None:
@@ -277,9 +283,15 @@ class WebSocket:
         try:
             self._ws.receive_data(data)
             for event in self._ws.events():
+                self._look_at_state()
                 self._on_event(event, messages)
         except (RemoteProtocolError, LocalProtocolError) as error:
             raise AgentLost("agent_protocol", _why(error)) from error
+        finally:
+            self._look_at_state()
+
+    def _look_at_state(self) -> None:
+        self.is_open = not self._closed and self._ws.state is ConnectionState.OPEN
 
     def _on_event(self, event: Event, messages: list[str | bytes]) -> None:
         match event:
@@ -335,8 +347,11 @@ class WebSocket:
         elif data:
             sent = _send(self._socket, data)
             if sent < len(data):
-                self._backlog += data[sent:]
-                self._blocked.set()
+                self._keep(data[sent:])
+
+    def _keep(self, data: bytes) -> None:
+        self._backlog += data
+        self._blocked.set()
 
     def _flush(self) -> None:
         del self._backlog[: _send(self._socket, self._backlog)]

@@ -1,12 +1,18 @@
 """What every codec looks like from outside, and how to open one by its SDP name.
 
-Outside, audio is always 24 kHz, mono, signed 16-bit little-endian PCM: what a Realtime agent speaks. What is
-on the wire, and at which RTP clock, is the codec's own business.
+Outside, audio is 24 kHz, mono, signed 16-bit little-endian PCM: what a Realtime agent speaks, unless it
+speaks the client's own G.711 (`sound.Line`). What is on the wire, and at which RTP clock, is the codec's own
+business. Samples are counted at 24 kHz in any case.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from voicegate.media.companding import Law
+
+if TYPE_CHECKING:
+    from voicegate.media.sound import Sound
 
 PCM_RATE: Final = 24_000
 """Samples a second of all PCM in `voicegate.media`: `audio/pcm` of the Realtime API."""
@@ -23,6 +29,8 @@ class Decoder(Protocol):
     """Payloads of one RTP stream to PCM. Keeps the codec's state, so one per stream and in order."""
 
     clock_rate: int
+    sound: Sound
+    """What it gives out; "PCM" below."""
     dtx_bytes: int
     """A payload of at most so many bytes announces a pause; 0: the codec has no such."""
 
@@ -51,7 +59,7 @@ class Encoder(Protocol):
     clock_rate: int
 
     def encode(self, pcm: bytes) -> bytes:
-        """The payload for exactly FRAME_BYTES of PCM."""
+        """The payload for exactly a frame: FRAME_BYTES of PCM."""
 
     def adapt(self, bitrate: int, expected_loss: int) -> None:
         """From the next frame on, about this many bits a second, and ready for this much loss, in percent.
@@ -63,24 +71,38 @@ class Encoder(Protocol):
         """Free the codec's memory. The encoder is not used afterwards."""
 
 
-def open_decoder(name: str) -> Decoder:
-    """A fresh decoder for an SDP codec name of CLOCK_RATES; KeyError for any other."""
+def open_decoder(name: str, *, passes: bool = False) -> Decoder:
+    """A fresh decoder for an SDP codec name of CLOCK_RATES; KeyError for any other.
+
+    `passes`: G.711 that stays what it is (`media.passthrough`).
+    """
     if name == "opus":
         from voicegate.media.opus import OpusDecoder
 
         return OpusDecoder()
+    if passes:
+        from voicegate.media.passthrough import PassingDecoder
+
+        return PassingDecoder(Law[name])
     # Only on demand: its resampler brings PyAV in, and hardly any call needs it.
-    from voicegate.media.g711 import G711Decoder, Law
+    from voicegate.media.g711 import G711Decoder
 
     return G711Decoder(Law[name])
 
 
-def open_encoder(name: str, *, bitrate: int = 32_000) -> Encoder:
-    """A fresh encoder for an SDP codec name of CLOCK_RATES; KeyError otherwise. G.711 has one bit rate."""
+def open_encoder(name: str, *, bitrate: int = 32_000, passes: bool = False) -> Encoder:
+    """A fresh encoder for an SDP codec name of CLOCK_RATES; KeyError otherwise. G.711 has one bit rate.
+
+    `passes`: as for a decoder.
+    """
     if name == "opus":
         from voicegate.media.opus import OpusEncoder
 
         return OpusEncoder(bitrate=bitrate)
-    from voicegate.media.g711 import G711Encoder, Law
+    if passes:
+        from voicegate.media.passthrough import PassingEncoder
+
+        return PassingEncoder()
+    from voicegate.media.g711 import G711Encoder
 
     return G711Encoder(Law[name])

@@ -20,9 +20,11 @@ _ALLOWANCE_RATE = 1.05 * PCM_RATE
 class Jitter:
     """How far packets stray from their timestamps: the largest recent deviation, halving in 34 packets."""
 
-    __slots__ = ("_at", "_clock_rate", "_deviation", "_timestamp")
+    __slots__ = ("_at", "_clock_rate", "_deviation", "_timestamp", "wait")
 
     def __init__(self, clock_rate: int) -> None:
+        self.wait = MIN_WAIT
+        """Seconds after which a packet is not merely late: MIN_WAIT to MAX_WAIT."""
         self._clock_rate = clock_rate
         self._deviation = 0.0
         self._timestamp = 0
@@ -32,17 +34,17 @@ class Jitter:
         """RFC 3550 section 6.4.1: D(i-1,i), here in seconds and as a decaying peak instead of a mean."""
         if self._at is not None:
             spread = abs(now - self._at - timestamp_delta(timestamp, self._timestamp) / self._clock_rate)
-            self._deviation = max(min(spread, MAX_WAIT), self._deviation * 0.98)
+            deviation = self._deviation * 0.98
+            if spread > deviation:
+                deviation = spread if spread < MAX_WAIT else MAX_WAIT
+            self._deviation = deviation
+            self.wait = deviation if deviation > MIN_WAIT else MIN_WAIT
         self._timestamp = timestamp
         self._at = now
 
     def forget(self) -> None:
         """The next packet is of another clock."""
         self._at = None
-
-    def wait(self) -> float:
-        """Seconds after which a packet is not merely late: MIN_WAIT to MAX_WAIT."""
-        return max(MIN_WAIT, self._deviation)
 
 
 class Allowance:

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Final
 
 from voicegate.media.codec import CLOCK_RATES, FRAME_BYTES, FRAME_SAMPLES, PCM_RATE
+from voicegate.media.sound import PCM
 from voicegate.proto.errors import BadPacket
 
 MAX_SAMPLES: Final = PCM_RATE * 120 // 1000
@@ -90,6 +91,7 @@ class OpusDecoder:
     """One Opus stream to 24 kHz mono PCM. Stereo packets are folded to mono by libopus."""
 
     clock_rate = CLOCK_RATES["opus"]
+    sound = PCM
     dtx_bytes = 2
     """libopus' own rule: a packet of "only one byte (or two)" need not be sent (opus_encode in opus.h)."""
 

@@ -26,6 +26,7 @@ STEP: Final = PCM_RATE * 40 // 1000
 MUTE_AFTER: Final = 0.5
 """Seconds without a packet, none announced: longer than a roaming client's radio is usually silent, since
 silence in the middle of a word makes a turn detector answer; a muted user waits for nothing that fast."""
+_STEP_SECONDS = STEP / PCM_RATE
 _TOLERANCE = 1e-6
 
 
@@ -40,11 +41,13 @@ class Pause:
         "_late_due",
         "_late_timestamp",
         "_owed",
+        "_unit",
         "given",
     )
 
     def __init__(self, clock_rate: int) -> None:
         self._clock_rate = clock_rate
+        self._unit = max(1, PCM_RATE // clock_rate)  # samples that a slower clock cannot divide
         self._due = (
             math.inf
         )  # when a packet that begins at the line's end comes, were it as quick as the last
@@ -68,8 +71,8 @@ class Pause:
 
     def next_deadline(self, wait: float) -> float:
         """When the next silence is due; infinite before the first packet. `wait` as in `due`."""
-        step_due = self._due + STEP / PCM_RATE + wait
-        return step_due if self._announced else max(step_due, self._due + MUTE_AFTER)
+        behind = _STEP_SECONDS + wait
+        return self._due + (behind if self._announced or behind > MUTE_AFTER else MUTE_AFTER)
 
     def due(self, now: float, wait: float) -> int:
         """Samples of silence that are due: whole STEPs, up to `wait` seconds behind real time."""
@@ -97,7 +100,7 @@ class Pause:
         if not self._owed and not self._late:
             return 0
         self._settle(line_end)
-        repaid = min(samples, self._owed)
+        repaid = min(samples, self._owed) // self._unit * self._unit
         self._owed -= repaid
         return repaid
 

@@ -1,7 +1,8 @@
 """The way out: PCM from the agent, queued, and given out one 20-ms frame at a time on absolute deadlines.
 
 An agent sends a whole answer faster than it can be heard. It waits here as PCM, so that an interruption is
-dropping a queue, and is encoded only when it is due. Rules:
+dropping a queue, and is encoded only when it is due. (Where agent and client both speak G.711 it is that, and
+nothing is encoded; samples are counted at 24 kHz all the same.) Rules:
 
 * The first frame leaves at once when 20 ms are there. From then on frame n is due at origin + n * 20 ms, an
   absolute grid that does not drift.
@@ -29,8 +30,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
+from voicegate.media.codec import FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
 from voicegate.media.cushion import Cushion
+from voicegate.media.sound import PCM, Sound
 
 DEFAULT_LIMIT_SECONDS: Final = 600.0
 """The longest answer that is kept: ten minutes, several times what a model says in one turn; 29 MB."""
@@ -41,13 +43,12 @@ PARTIAL_GRACE: Final = 0.1
 """How long less than a frame waits for the rest: longer than a live agent pauses between deltas."""
 SILENCE_SECONDS: Final = 0.4
 """From one frame of silence to the next: as often as libopus sends one in DTX (RFC 7587 section 3.1.3)."""
-_SILENCE: Final = bytes(FRAME_BYTES)
 _TOLERANCE = 1e-6
 """A timer that fires a rounding error early is on time."""
 
 
 class Frame(NamedTuple):
-    """One frame to encode and send now. `pcm` is always FRAME_BYTES; `timestamp` is on the RTP clock."""
+    """One frame to encode and send now. `pcm` is always whole; `timestamp` is on the RTP clock."""
 
     pcm: bytes
     timestamp: int
@@ -88,15 +89,24 @@ class Playout:
     """One call's way out. `first_timestamp` is 32 random bits; `clock_rate` is the RTP clock."""
 
     def __init__(
-        self, first_timestamp: int, clock_rate: int, *, limit_seconds: float = DEFAULT_LIMIT_SECONDS
+        self,
+        first_timestamp: int,
+        clock_rate: int,
+        *,
+        sound: Sound = PCM,
+        limit_seconds: float = DEFAULT_LIMIT_SECONDS,
     ) -> None:
         self.counts = PlayoutCounts()
         self._played = 0
         self._clock_rate = clock_rate
         self._frame_units = clock_rate * FRAME_SAMPLES // PCM_RATE
         self._limit = int(limit_seconds * PCM_RATE / FRAME_SAMPLES)
-        # Each FRAME_BYTES; a shorter one is the end of an answer. With `_partial`, never more than `_limit`,
-        # and one that `pause` took back.
+        self._sound = sound
+        self._frame_bytes = sound.frame_bytes
+        self._samples_per_byte = sound.samples_per_byte
+        self._silence = sound.silent(FRAME_SAMPLES)
+        # Each `_frame_bytes`; a shorter one is the end of an answer. With `_partial`, never more than
+        # `_limit`, and one that `pause` took back.
         self._frames: deque[bytes] = deque()
         self._partial = b""
         self._partial_since = 0.0
@@ -114,25 +124,23 @@ class Playout:
 
     def push(self, pcm: bytes, now: float) -> None:
         """Queue PCM of any length. More than the limit, and half a sample at the end, is cut and counted."""
-        if len(pcm) % 2:
+        if len(pcm) % self._sound.sample_bytes:
             self.counts.odd_bytes += 1
             pcm = pcm[:-1]
         if not pcm:
             return
-        data = self._partial + pcm if self._partial else pcm
+        data, size = self._partial + pcm if self._partial else pcm, self._frame_bytes
         # What is less than a frame takes the place of one: so there is room for it whenever it is flushed.
-        room = (self._limit - len(self._frames)) * FRAME_BYTES
+        room = (self._limit - len(self._frames)) * size
         if len(data) > room:
-            self.counts.overflow_samples += (len(data) - room) // 2
+            self.counts.overflow_samples += self._sound.samples(data[room:])
             data = data[:room]
-        whole = len(data) // FRAME_BYTES
+        whole = len(data) // size
         self._queued += len(data) - len(self._partial)
         empty = not self._frames
         start = self._cushion.frames_came(whole, now) if whole else now
-        self._frames.extend(
-            [data[at : at + FRAME_BYTES] for at in range(0, whole * FRAME_BYTES, FRAME_BYTES)]
-        )
-        self._partial = data[whole * FRAME_BYTES :]
+        self._frames.extend([data[at : at + size] for at in range(0, whole * size, size)])
+        self._partial = data[whole * size :]
         self._partial_since = now
         if empty and self._frames:
             self._go_on(now, start)
@@ -190,14 +198,16 @@ class Playout:
         end = self._due()
         if self._silence_due != math.inf:
             self._silence_due = end - FRAME_SECONDS + SILENCE_SECONDS
-        if pcm is _SILENCE:
+        if pcm is self._silence:
             self.counts.silence_frames += 1
             return Frame(pcm, timestamp, False)
         self._heard_until = end
-        self._played += len(pcm) // 2
+        self._played += int(len(pcm) * self._samples_per_byte)
         self.counts.frames += 1
         marker, self._marker = self._marker, False
-        return Frame(pcm if len(pcm) == FRAME_BYTES else pcm.ljust(FRAME_BYTES, b"\0"), timestamp, marker)
+        if len(pcm) != self._frame_bytes:
+            pcm += self._silence[len(pcm) :]
+        return Frame(pcm, timestamp, marker)
 
     def next_deadline(self) -> float | None:
         """When the next frame is due, or None while there is nothing to send."""
@@ -222,7 +232,8 @@ class Playout:
     def queued_samples(self) -> int:
         """Samples pushed and neither given out nor dropped."""
         ready = self._ready
-        return (self._queued + (0 if ready is None or ready is _SILENCE else len(ready))) // 2
+        size = self._queued + (0 if ready is None or ready is self._silence else len(ready))
+        return int(size * self._samples_per_byte)
 
     def heard_until(self) -> float | None:
         """When the agent's last frame given out has been spoken to its end here; None before the first."""
@@ -258,7 +269,7 @@ class Playout:
     def _advance_silence(self, now: float) -> None:
         if now + _TOLERANCE >= self._silence_due:
             self._origin, self._index, self._marker = now, 0, True
-            self._ready = _SILENCE
+            self._ready = self._silence
             self._take_place()
 
     def _take_place(self) -> None:
@@ -269,7 +280,7 @@ class Playout:
     def _take_back(self) -> None:
         """A frame that nobody fetched never left: its place on the grid and the RTP clock is free again."""
         ready = self._ready
-        if ready is not None and ready is not _SILENCE:
+        if ready is not None and ready is not self._silence:
             self._ready = None
             self._index -= 1
             self._frames.appendleft(ready)

@@ -13,6 +13,8 @@ Only a gap waits. Rules:
   comfort noise, mute) and becomes silence of the same length, up to MAX_SILENCE at once. A leap that real
   time does not bear out, or one backwards, is a restarted clock: the line goes on from there and nothing is
   inserted.
+* Telephone events (RFC 4733) come instead of sound: silence, as long as no sound comes. Their timestamps
+  stand still while a key is down, so they say nothing about jitter and do not move the line.
 * That silence is given out while it lasts, once it is clear that packets are not merely late: see `pause`.
 * A jump in sequence numbers, or another SSRC, is believed when the next packet follows it (RFC 3550 appendix
   A.1), and both are played then.
@@ -66,8 +68,9 @@ class _Held(NamedTuple):
 class ReceiveBuffer:
     """One call's way in.
 
-    `payload_type` is the negotiated audio, `red_payload_type` RED over it (RFC 2198) and `cn_payload_type`
-    comfort noise (RFC 3389); packets of others only use up a sequence number.
+    `payload_type` is the negotiated audio, `red_payload_type` RED over it (RFC 2198), `cn_payload_type`
+    comfort noise (RFC 3389) and `event_payload_type` telephone events (RFC 4733); packets of others only use
+    up a sequence number.
     """
 
     def __init__(
@@ -77,12 +80,15 @@ class ReceiveBuffer:
         *,
         red_payload_type: int | None = None,
         cn_payload_type: int | None = None,
+        event_payload_type: int | None = None,
     ) -> None:
         self.counts = ReceiveCounts()
         self._decoder = decoder
+        self._samples_per_byte = decoder.sound.samples_per_byte
         self._payload_type = payload_type
         self._red_payload_type = red_payload_type
         self._cn_payload_type = cn_payload_type
+        self._event_payload_type = event_payload_type
         self._pcm: deque[bytes] = deque()
         self._ssrc: int | None = None
         self._sequence = 0  # the next in order
@@ -103,11 +109,12 @@ class ReceiveBuffer:
             packet, blocks = self._open_red(packet)
         if self._ssrc is None:
             self._restart_at(packet, now)
-        delta = sequence_delta(packet.sequence, self._sequence)
+        delta = 0 if packet.sequence == self._sequence else sequence_delta(packet.sequence, self._sequence)
         if packet.ssrc != self._ssrc or delta > MAX_DROPOUT or delta < -MAX_MISORDER:
             self._push_stray(packet, now)
             return
-        self._jitter.update(packet.timestamp, now)
+        if packet.payload_type != self._event_payload_type:
+            self._jitter.update(packet.timestamp, now)
         if delta == 0:
             if self._held:
                 self.counts.reordered += 1
@@ -125,7 +132,7 @@ class ReceiveBuffer:
             self._hold(packet, blocks, now)
 
     def poll_pcm(self) -> bytes | None:
-        """The next piece of the line, any whole number of samples, or None."""
+        """The next piece of the line, any whole number of samples of `decoder.sound`, or None."""
         return self._pcm.popleft() if self._pcm else None
 
     def flush(self, now: float) -> None:
@@ -142,7 +149,7 @@ class ReceiveBuffer:
         """Give up the gaps whose wait is over, and give out the silence of a pause."""
         while self._held and self._gap_deadline() <= now + _TOLERANCE:
             self._give_up_gap(now)
-        if not self._held:
+        if not self._held and now + _TOLERANCE >= self._pause.next_deadline(self._jitter.wait):
             self._give_live_silence(now)
 
     def next_deadline(self) -> float | None:
@@ -150,7 +157,7 @@ class ReceiveBuffer:
         packet."""
         if self._held:
             return self._gap_deadline()
-        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait())
+        return None if self._ssrc is None else self._pause.next_deadline(self._jitter.wait)
 
     def statistics(self) -> ReceiveCounts:
         return self.counts
@@ -165,7 +172,7 @@ class ReceiveBuffer:
     # Order
 
     def _gap_deadline(self) -> float:
-        return next(iter(self._held.values())).arrival + self._jitter.wait()  # the first one came first
+        return next(iter(self._held.values())).arrival + self._jitter.wait  # the first one came first
 
     def _hold(self, packet: RtpPacket, blocks: tuple[RedBlock, ...], now: float) -> None:
         self._held[packet.sequence] = _Held(packet, now, False)
@@ -290,7 +297,7 @@ class ReceiveBuffer:
         self.counts.played += 1
         self.counts.decoded_samples += self._emit(pcm)
         self._missing = 0
-        samples = len(pcm) // 2
+        samples = int(len(pcm) * self._samples_per_byte)
         self._timestamp = (packet.timestamp + samples * decoder.clock_rate // PCM_RATE) & 0xFFFFFFFF
         self._pause.heard(arrival + samples / PCM_RATE, len(payload) <= decoder.dtx_bytes)
 
@@ -301,6 +308,9 @@ class ReceiveBuffer:
             if self._reach(packet, b"", arrival, now):
                 self._missing = 0
                 self._pause.heard(arrival, True)
+        elif packet.payload_type == self._event_payload_type:
+            self.counts.telephone_events += 1
+            self._pause.announce()
         elif packet.payload_type == self._red_payload_type:  # lying lengths, or RED within RED
             self.counts.corrupt += 1
             self._missing += 1
@@ -315,8 +325,8 @@ class ReceiveBuffer:
             self.counts.flooded += 1
             self._missing += 1
             return False
-        gap = timestamp_delta(packet.timestamp, self._timestamp)
-        if gap:
+        if packet.timestamp != self._timestamp:
+            gap = timestamp_delta(packet.timestamp, self._timestamp)
             self._bridge(packet.timestamp, payload, gap, arrival, now)
             self._timestamp = packet.timestamp
         return True
@@ -348,7 +358,7 @@ class ReceiveBuffer:
 
     def _give_live_silence(self, now: float) -> None:
         """The client's pause while it lasts."""
-        due = self._pause.due(now, self._jitter.wait())
+        due = self._pause.due(now, self._jitter.wait)
         if due:
             self._allowance.refill(now)
             samples = min(due, MAX_SILENCE, self._allowance.samples())
@@ -360,7 +370,7 @@ class ReceiveBuffer:
     def _emit_silence(self, samples: int) -> int:
         repaid = self._pause.repay(samples, self._timestamp)
         self.counts.repaid_samples += repaid
-        emitted = self._emit(bytes(2 * (samples - repaid)))
+        emitted = self._emit(self._decoder.sound.silent(samples - repaid))
         self.counts.silence_samples += emitted
         return emitted
 
@@ -374,7 +384,7 @@ class ReceiveBuffer:
         return pcm
 
     def _emit(self, pcm: bytes) -> int:
-        samples = len(pcm) // 2
+        samples = int(len(pcm) * self._samples_per_byte)
         if samples:
             self._allowance.spend(samples)
             if len(self._pcm) < MAX_UNREAD:

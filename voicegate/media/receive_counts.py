@@ -30,6 +30,8 @@ class ReceiveCounts:
     """Packets without audio of ours: another payload type, or an empty payload."""
     comfort_noise: int = 0
     """Packets of RFC 3389."""
+    telephone_events: int = 0
+    """Packets of RFC 4733."""
     stray: int = 0
     """Packets of another stream, or far out of sequence, that nothing followed."""
     resyncs: int = 0

@@ -21,13 +21,22 @@ class PayloadTypes(NamedTuple):
 class RtpSender:
     """One call's stream to its client. `codec` is an SDP name of `CLOCK_RATES`."""
 
-    def __init__(self, codec: str, payload_types: PayloadTypes, *, ssrc: int, first_sequence: int) -> None:
+    def __init__(
+        self,
+        codec: str,
+        payload_types: PayloadTypes,
+        *,
+        ssrc: int,
+        first_sequence: int,
+        passes: bool = False,
+    ) -> None:
+        """`passes`: frames are in the codec already."""
         self.changes = 0
         """Times the way of sending was changed for reported loss."""
         self._types = payload_types
         self._ssrc = ssrc
         self._sequence = first_sequence
-        self._encoder = open_encoder(codec, bitrate=PLAIN.bitrate)
+        self._encoder = open_encoder(codec, bitrate=PLAIN.bitrate, passes=passes)
         self._adaptation = Adaptation(red=payload_types.red is not None)
         self._red = RedSender(payload_types.primary)
 

@@ -5,7 +5,8 @@ string `type`. Only the few that the media path acts on are opened here, and of 
 are used; every other event is `OtherEvent`, whole and unread, so that a translator can pass it on.
 Servers differ in what they leave out: every field but the audio itself has a default.
 
-Audio inside events is base64 of 16-bit, little-endian, mono PCM: 24 kHz, or what the session's format says.
+Audio inside events is base64 of 16-bit, little-endian, mono PCM: 24 kHz, or what the session's format says,
+which may also be G.711.
 """
 
 from __future__ import annotations
@@ -32,11 +33,10 @@ PCM_FORMAT: Final[Mapping[str, object]] = {"type": "audio/pcm", "rate": SAMPLE_R
 PCM_FORMATS: Final[Formats] = {"input": PCM_FORMAT, "output": PCM_FORMAT}
 
 
-def pcm_formats(rate_in: int, rate_out: int) -> Formats:
-    """PCM at what an agent hears and speaks, in Hz. OpenAI's has one rate; open servers have others."""
-    return {
-        side: {"type": "audio/pcm", "rate": rate} for side, rate in (("input", rate_in), ("output", rate_out))
-    }
+def audio_format(kind: str, rate: int) -> Mapping[str, object]:
+    """`audio/pcm` at a rate in Hz (OpenAI's has one; open servers have others), or `audio/pcmu` or
+    `audio/pcma`, which have one."""
+    return {"type": kind, "rate": rate} if kind == PCM_FORMAT["type"] else {"type": kind}
 
 
 # --- Server events, as the gateway sees them ------------------------------------------------------
@@ -50,7 +50,7 @@ class AudioDelta:
     item_id: str
     content_index: int
     pcm: bytes
-    """s16le mono at the agent's rate; may be empty or end in half a sample, as the server cut it."""
+    """In the session's format; may be empty or end in half a sample, as the server cut it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def decode_server_event_untrusted(text: str | bytes) -> ServerEvent:
 
 
 def encode_append(pcm: bytes | bytearray) -> bytes:
-    """`input_audio_buffer.append` of s16le PCM at 24 kHz mono."""
+    """`input_audio_buffer.append` of audio in the session's format."""
     return _encode(_Append(pcm))
 
 

@@ -47,13 +47,18 @@ class ReceiveStatistics:
         self._last_sr = 0
         self._arrival_of_sr = 0.0
         self.heard_at = 0.0
+        self._highest: int | None = None
         self._start(None)
 
     def update(self, sequence: int, timestamp: int, now: float) -> bool:
         """Count one packet; False when its sequence number makes no sense (yet)."""
-        if self._highest is None:
+        highest = self._highest
+        if highest is None:
             self._start(sequence)
-        elif not self._update_sequence(sequence, self._highest):
+        elif sequence == highest + 1:  # nearly always
+            self._highest = sequence
+            self.missed = 0
+        elif not self._update_sequence(sequence, highest):
             return False
         self.received += 1
         self.heard_at = now
@@ -98,7 +103,7 @@ class ReceiveStatistics:
     def _start(self, sequence: int | None) -> None:
         """init_seq of appendix A.1."""
         self._base = sequence or 0
-        self._highest: int | None = sequence
+        self._highest = sequence
         self._bad_sequence = -1
         self._cycles = 0
         self.received = 0

@@ -124,7 +124,8 @@ class RtcpReporter:
         self._media_ssrc = 0
         """The source heard last."""
         self._reported_at = now
-        self._outgoing: deque[bytes] = deque(maxlen=_MAX_OUTGOING)
+        self.outgoing: deque[bytes] = deque(maxlen=_MAX_OUTGOING)
+        """To be looked at; taken with `poll_transmit`."""
         self._deadline: float | None = now + self._interval(MIN_INTERVAL / 2)  # the first, section 6.2
 
     @property
@@ -202,12 +203,12 @@ class RtcpReporter:
             if tail is not None and tail <= now:
                 self._send_transport_feedback()
         if now >= self._deadline:
-            self._outgoing.append(self._report(now, wall))
+            self.outgoing.append(self._report(now, wall))
             self._deadline = now + self._interval(MIN_INTERVAL)
 
     def poll_transmit(self) -> bytes | None:
         """The next datagram to protect and send."""
-        return self._outgoing.popleft() if self._outgoing else None
+        return self.outgoing.popleft() if self.outgoing else None
 
     def next_deadline(self) -> float | None:
         if self._transport is None or self._deadline is None:
@@ -220,7 +221,7 @@ class RtcpReporter:
         if self._deadline is None:
             return
         self._deadline = None
-        self._outgoing.append(self._report(now, wall) + build_bye([self._ssrc], reason.encode()))
+        self.outgoing.append(self._report(now, wall) + build_bye([self._ssrc], reason.encode()))
 
     def statistics(self) -> Quality:
         sending, about_us = self._sending, self._sending.about_us
@@ -319,4 +320,4 @@ class RtcpReporter:
         first unless reduced size was agreed (section 3.1); it has no blocks: the regular one has them."""
         if not self._options.reduced_size:
             feedback = build_receiver_report(ReceiverReport(self._ssrc)) + self._description + feedback
-        self._outgoing.append(feedback)
+        self.outgoing.append(feedback)

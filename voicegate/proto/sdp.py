@@ -6,7 +6,7 @@ Theory of operation. `parse_offer_untrusted` works in three passes, each of whic
    limit, is `BadOffer` with status 400.
 2. **Choice.** The first audio section that can be answered is the call's; the best codec in it that we have
    is the call's codec. The answer names only that one, so a client has nothing to switch to, and what goes
-   with it: RED, comfort noise.
+   with it: RED, comfort noise, telephone events.
 3. **Transport.** ICE credentials, certificate fingerprints and the DTLS role of that section, which may stand
    in the section, in the one that heads its BUNDLE group, or at session level.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from voicegate.proto.errors import BadOffer
 from voicegate.proto.sdp_lines import TOKEN, Block, malformed, number, split_untrusted, unanswerable
@@ -76,6 +77,14 @@ class AudioFormat:
     channels: int
 
 
+class TelephoneEventFormat(NamedTuple):
+    """How telephone events come."""
+
+    payload_type: int
+    clock_rate: int
+    """Hz of their durations."""
+
+
 @dataclass(frozen=True, slots=True)
 class Audio:
     """The audio section that is answered."""
@@ -88,6 +97,8 @@ class Audio:
     """RED over that format (RFC 2198), which goes first where it was offered."""
     cn_payload_type: int | None
     """Comfort noise (RFC 3389)."""
+    telephone_event: TelephoneEventFormat | None
+    """Keys of the client's keypad (RFC 4733)."""
     direction: Direction
     """The client's: RECVONLY means that it sends nothing."""
     extensions: tuple[tuple[int, str], ...]
@@ -250,6 +261,7 @@ def _audio(index: int, section: Section, block: Block, session: Block) -> Audio:
         format=format,
         red_payload_type=_redundancy(named, block, format),
         cn_payload_type=_comfort_noise(named, format),
+        telephone_event=_telephone_event(named, format),
         direction=_direction(block) or _direction(session) or Direction.SENDRECV,
         extensions=extensions,
         audio_level_id=_extension_id(extensions, AUDIO_LEVEL_URI),
@@ -306,6 +318,20 @@ def _comfort_noise(named: dict[int, tuple[str, int, int]], format: AudioFormat) 
     if format.codec is Codec.OPUS:
         return None
     return next((each for each, shape in named.items() if shape == ("cn", format.clock_rate, 1)), None)
+
+
+def _telephone_event(
+    named: dict[int, tuple[str, int, int]], format: AudioFormat
+) -> TelephoneEventFormat | None:
+    """At the codec's clock rate, which is the clock of their timestamps (RFC 4733 section 2.2.1).
+
+    Firefox offers them at 8000 Hz only, beside Opus, so that is taken where there is nothing better.
+    """
+    for clock_rate in (format.clock_rate, 8_000):
+        for payload_type, shape in named.items():
+            if shape == ("telephone-event", clock_rate, 1):
+                return TelephoneEventFormat(payload_type, clock_rate)
+    return None
 
 
 def _extensions(block: Block, session: Block) -> tuple[tuple[int, str], ...]:

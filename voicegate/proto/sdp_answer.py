@@ -32,6 +32,8 @@ _MIRRORED = {
 _OPUS_PARAMETERS = "minptime=10;useinbandfec=1"
 """What we take (RFC 7587 section 6.1): frames down to 10 ms, and in-band FEC, which conceals the packet
 before."""
+_KEYPAD = "0-15"
+"""The events we take, whatever the client takes (RFC 4733 section 2.5.2.1): the keys, and no flash."""
 _HOST_PREFERENCE = 126  # RFC 8445 section 5.1.2.2
 _TCP_HOST_PREFERENCE = 99
 """One below what RFC 8445 recommends for a server-reflexive candidate: no TCP pair ranks above one of UDP."""
@@ -186,7 +188,9 @@ def _candidates(addresses: Sequence[str]) -> list[str]:
 
 def _payload_types(audio: Audio) -> list[int]:
     """RED before what it carries: a client sends the first (RFC 3264 section 6.1)."""
-    accepted = (audio.red_payload_type, audio.format.payload_type, audio.cn_payload_type)
+    accepted = [audio.red_payload_type, audio.format.payload_type, audio.cn_payload_type]
+    if audio.telephone_event is not None:
+        accepted.append(audio.telephone_event.payload_type)
     return [each for each in accepted if each is not None]
 
 
@@ -206,4 +210,8 @@ def _format(audio: Audio) -> list[str]:
         lines.append(f"a=rtcp-fb:{chosen.payload_type} nack")
     if audio.cn_payload_type is not None:
         lines.append(f"a=rtpmap:{audio.cn_payload_type} CN/{chosen.clock_rate}")
+    if audio.telephone_event is not None:
+        payload_type, clock_rate = audio.telephone_event
+        lines.append(f"a=rtpmap:{payload_type} telephone-event/{clock_rate}")
+        lines.append(f"a=fmtp:{payload_type} {_KEYPAD}")
     return lines

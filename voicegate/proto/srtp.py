@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pylibsrtp
+from pylibsrtp._binding import ffi, lib
 
 from voicegate.proto.errors import BadPacket
 
@@ -30,10 +31,10 @@ REPLAY_WINDOW: Final = 1024
 # libsrtp searches its streams one after the other for every packet.
 MAX_SSRCS: Final = 8
 
-# pylibsrtp works in a buffer of 1500 bytes, of which the longest trailer (16 + 128, SRTCP 4 more) is kept
-# free.
-MAX_PLAIN_PACKET: Final = 1500 - 148
 MAX_PROTECTED_PACKET: Final = 1500
+_MAX_TRAILER: Final = 148
+"""SRTP_MAX_SRTCP_TRAILER_LEN of libsrtp, which writes it without asking for room."""
+MAX_PLAIN_PACKET: Final = MAX_PROTECTED_PACKET - _MAX_TRAILER
 
 HISTORY: Final = 32
 """Packets that can be sent again, a power of two: 0.6 s of 20-ms frames, far more than a jitter buffer
@@ -77,7 +78,10 @@ _LIBSRTP_PROFILES: Final = {
     SrtpProfile.AEAD_AES_128_GCM: pylibsrtp.Policy.SRTP_PROFILE_AEAD_AES_128_GCM,
 }
 
-# libsrtp's words for a failure (the binding hands out text only) and ours.
+_Function = Callable[[Any, Any, Any], int]
+"""Of libsrtp: session, packet in place, length in place; the status."""
+
+# libsrtp's words for a failure (of the binding, where they stand by status) and ours.
 _REASONS: Final = {
     "authentication failure": "srtp_auth",
     "unable to perform desired validation": "srtp_auth",  # SRTCP whose E flag says that it is not encrypted
@@ -119,12 +123,8 @@ class SrtpSession:
         resends: bool = False,
     ) -> None:
         client, server = split_key_material(profile, key_material)
-        self._outbound = _libsrtp_session(
-            profile, client if is_client else server, pylibsrtp.Policy.SSRC_ANY_OUTBOUND
-        )
-        self._inbound = _libsrtp_session(
-            profile, server if is_client else client, pylibsrtp.Policy.SSRC_ANY_INBOUND
-        )
+        self._outbound = _Half(profile, client if is_client else server, pylibsrtp.Policy.SSRC_ANY_OUTBOUND)
+        self._inbound = _Half(profile, server if is_client else client, pylibsrtp.Policy.SSRC_ANY_INBOUND)
         # SRTCP of GCM carries the whole 16-byte tag, of the CM profile 10 bytes (RFC 5764 4.1.2).
         self._min_rtp = RTP_HEADER + profile.tag_length
         self._min_rtcp = RTCP_HEADER + SRTCP_INDEX + profile.tag_length
@@ -140,7 +140,7 @@ class SrtpSession:
         """SRTP of one RTP packet of ours, at most MAX_PLAIN_PACKET bytes. A wrong packet is our bug: it
         raises."""
         self._protected += 1
-        protected: bytes = self._outbound.protect(packet)
+        protected = self._outbound.transform(packet, lib.srtp_protect)
         if self._history is not None:
             self._history[packet[3] & _HISTORY_MASK] = protected
         return protected
@@ -160,8 +160,7 @@ class SrtpSession:
     def protect_rtcp(self, packet: bytes) -> bytes:
         """SRTCP of one compound (or reduced-size) RTCP packet of ours."""
         self._protected += 1
-        protected: bytes = self._outbound.protect_rtcp(packet)
-        return protected
+        return self._outbound.transform(packet, lib.srtp_protect_rtcp)
 
     def unprotect_rtp_untrusted(self, data: bytes) -> bytes:
         """The RTP packet in an SRTP packet, or BadPacket: srtp_short, srtp_long, srtp_auth, srtp_replay,
@@ -171,7 +170,7 @@ class SrtpSession:
         # RFC 3550 section 5.1: version 2. The binding would otherwise call a stray packet malformed.
         if data[0] >> 6 != 2:
             raise self._drop("srtp_malformed")
-        return self._unprotect(data, data[8:12], self._inbound.unprotect)
+        return self._unprotect(data, data[8:12], lib.srtp_unprotect)
 
     def unprotect_rtcp_untrusted(self, data: bytes) -> bytes:
         """The RTCP packet in an SRTCP packet, or BadPacket, with the same reasons."""
@@ -179,7 +178,7 @@ class SrtpSession:
             raise self._drop("srtp_short")
         if data[0] >> 6 != 2:
             raise self._drop("srtp_malformed")
-        return self._unprotect(data, data[4:8], self._inbound.unprotect_rtcp)
+        return self._unprotect(data, data[4:8], lib.srtp_unprotect_rtcp)
 
     def statistics(self) -> SrtpStatistics:
         """The counters so far."""
@@ -187,7 +186,7 @@ class SrtpSession:
             self._protected, self._unprotected, self._dropped, len(self._ssrcs), self._ssrcs_refused
         )
 
-    def _unprotect(self, data: bytes, ssrc: bytes, unprotect: Callable[[bytes], bytes]) -> bytes:
+    def _unprotect(self, data: bytes, ssrc: bytes, unprotect: _Function) -> bytes:
         if len(data) > MAX_PROTECTED_PACKET:
             raise self._drop("srtp_long")
         known = ssrc in self._ssrcs
@@ -195,7 +194,7 @@ class SrtpSession:
             self._ssrcs_refused += 1
             raise self._drop("srtp_ssrc_limit")
         try:
-            packet = unprotect(data)
+            packet = self._inbound.transform(data, unprotect)
         except pylibsrtp.Error as error:
             raise self._drop(_REASONS.get(str(error), "srtp_failed")) from None
         if not known:
@@ -221,7 +220,32 @@ def split_key_material(profile: SrtpProfile, material: bytes) -> tuple[bytes, by
     )
 
 
-def _libsrtp_session(profile: SrtpProfile, key: bytes, direction: int) -> pylibsrtp.Session:
-    policy = pylibsrtp.Policy(key=key, ssrc_type=direction, srtp_profile=_LIBSRTP_PROFILES[profile])
-    policy.window_size = REPLAY_WINDOW
-    return pylibsrtp.Session(policy)
+class _Half:
+    """libsrtp for one direction: what `pylibsrtp.Session` does, without allocating for each packet."""
+
+    __slots__ = ("_handle", "_length", "_memory", "_session", "_view")
+
+    def __init__(self, profile: SrtpProfile, key: bytes, direction: int) -> None:
+        policy = pylibsrtp.Policy(key=key, ssrc_type=direction, srtp_profile=_LIBSRTP_PROFILES[profile])
+        policy.window_size = REPLAY_WINDOW
+        handle = ffi.new("srtp_t *")
+        status = lib.srtp_create(handle, policy._policy)
+        if status:
+            raise pylibsrtp.Error(pylibsrtp.ERRORS[status])
+        self._handle = ffi.gc(handle, lambda handle: lib.srtp_dealloc(handle[0]))
+        self._session = handle[0]
+        self._memory = ffi.new("char[]", MAX_PROTECTED_PACKET + _MAX_TRAILER)
+        self._view = ffi.buffer(self._memory, MAX_PROTECTED_PACKET)
+        self._length = ffi.new("int *")
+
+    def transform(self, packet: bytes, function: _Function) -> bytes:
+        """What one of libsrtp's four functions makes of a packet. Raises pylibsrtp.Error; ValueError for one
+        of more than MAX_PROTECTED_PACKET bytes."""
+        length, view = self._length, self._view
+        size = length[0] = len(packet)
+        view[:size] = packet
+        status = function(self._session, self._memory, length)
+        if status:
+            raise pylibsrtp.Error(pylibsrtp.ERRORS[status])
+        made: bytes = view[: length[0]]
+        return made

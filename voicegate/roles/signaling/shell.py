@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from voicegate import logs, metrics
-from voicegate.agents.realtime import check_settings
+from voicegate.agents.dialing import check_settings
 from voicegate.checks import geoip_problem
 from voicegate.config import Config, ConfigError
 from voicegate.net.http import serve_http

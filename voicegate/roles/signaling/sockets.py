@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import trio
 
 from voicegate import logs, metrics
-from voicegate.agents.realtime import dial
+from voicegate.agents.dialing import dial
 from voicegate.agents.websocket import AgentLost, WebSocket
 from voicegate.config import AgentConfig
 from voicegate.net.http import error_body, serve_socket

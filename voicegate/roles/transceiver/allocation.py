@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from voicegate.media.sound import line_between
 from voicegate.proto import realtime
 from voicegate.proto.callid import mint_call_id
 from voicegate.proto.dtls import DtlsCertificate
@@ -14,15 +15,18 @@ from voicegate.proto.ice import IceLite
 from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.rtcp_session import RtcpOptions
 from voicegate.proto.sctp.handshake import ENTROPY as SCTP_ENTROPY
-from voicegate.proto.sdp import Direction, parse_offer_untrusted
+from voicegate.proto.sdp import Audio, Direction, parse_offer_untrusted
 from voicegate.proto.sdp_answer import AnswerParameters, build_answer
 from voicegate.proto.srtp import MAX_FIRST_SEQUENCE
 from voicegate.proto.ticket import GRACE_SECONDS
 from voicegate.roles.transceiver.audio import CallAudio
-from voicegate.roles.transceiver.call import Call, CallLimits
+from voicegate.roles.transceiver.call import Call
 from voicegate.roles.transceiver.channel import ChannelParameters
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.entry import Entry
+from voicegate.roles.transceiver.life import (
+    CallLimits,
+)
 from voicegate.roles.transceiver.outbox import Audience, Filters
 
 ENTROPY_LENGTH: Final = 42 + SCTP_ENTROPY
@@ -92,27 +96,7 @@ def make_call(
         track_id="agent",
     )
     answer = build_answer(offer, parameters)
-    audio = CallAudio(
-        offer.audio.format,
-        listening=offer.audio.direction in (Direction.SENDRECV, Direction.RECVONLY),
-        rtcp=RtcpOptions(
-            reduced_size=offer.audio.rtcp_rsize,
-            nack=offer.audio.nack,
-            transport_cc_id=offer.audio.transport_cc_id,
-            extended_reports=offer.audio.rtcp_xr,
-        ),
-        ssrc=parameters.ssrc,
-        cname=parameters.cname,
-        # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
-        first_sequence=int.from_bytes(entropy[36:38], "big") & MAX_FIRST_SEQUENCE,
-        first_timestamp=int.from_bytes(entropy[38:42], "big"),
-        random=random,
-        wall_offset=wall_offset,
-        now=now,
-        red_payload_type=offer.audio.red_payload_type,
-        cn_payload_type=offer.audio.cn_payload_type,
-        keep_warm=wishes.keep_warm,
-    )
+    audio = _make_audio(offer.audio, parameters, entropy[36:42], wishes, random, wall_offset, now)
     channel = None
     if offer.application is not None and offer.channel_accepted:
         channel = ChannelParameters(
@@ -137,3 +121,37 @@ def make_call(
         formats=wishes.formats,
     )
     return Entry(call, conversation, ufrag.encode(), wishes.key_id, serial), answer
+
+
+def _make_audio(
+    offered: Audio,
+    parameters: AnswerParameters,
+    entropy: bytes,
+    wishes: Wishes,
+    random: Callable[[], float],
+    wall_offset: float,
+    now: float,
+) -> CallAudio:
+    return CallAudio(
+        offered.format,
+        line_between(offered.format.codec.value, wishes.formats),
+        listening=offered.direction in (Direction.SENDRECV, Direction.RECVONLY),
+        rtcp=RtcpOptions(
+            reduced_size=offered.rtcp_rsize,
+            nack=offered.nack,
+            transport_cc_id=offered.transport_cc_id,
+            extended_reports=offered.rtcp_xr,
+        ),
+        ssrc=parameters.ssrc,
+        cname=parameters.cname,
+        # RFC 3550 section 5.1 asks for random starts; libsrtp for this bound (see proto.srtp).
+        first_sequence=int.from_bytes(entropy[0:2], "big") & MAX_FIRST_SEQUENCE,
+        first_timestamp=int.from_bytes(entropy[2:6], "big"),
+        random=random,
+        wall_offset=wall_offset,
+        now=now,
+        red_payload_type=offered.red_payload_type,
+        cn_payload_type=offered.cn_payload_type,
+        telephone_event=offered.telephone_event,
+        keep_warm=wishes.keep_warm,
+    )

@@ -1,7 +1,8 @@
-"""A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other. Pure.
+"""A call's audio: RTP and RTCP (in the clear) on one side, 24 kHz PCM on the other, or G.711 (`Line`). Pure.
 
 in    RTP ─► ReceiveBuffer ─► PCM at once when in order; only a gap waits; silence while the client pauses
 out   PCM ─► Playout ─► one frame on each absolute deadline ─► encoder ─► RTP
+keys  telephone events ─► Keypad ─► `presses`
 RTCP  reports about both, every 5 s or so; BYE at the end
 """
 
@@ -10,19 +11,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import NamedTuple
 
 from voicegate.media.codec import open_decoder
+from voicegate.media.dtmf import Keypad
 from voicegate.media.playout import Playout
 from voicegate.media.receive import ReceiveBuffer
 from voicegate.media.recording import Tap
 from voicegate.media.sending import PayloadTypes, RtpSender
+from voicegate.media.sound import PCM, PCM_LINE, Line
 from voicegate.proto.rtcp import Bye
 from voicegate.proto.rtcp_session import PLAIN, RtcpOptions, RtcpReporter
-from voicegate.proto.rtp import parse_rtp_untrusted
-from voicegate.proto.sdp import AudioFormat
+from voicegate.proto.rtp import RtpPacket, parse_rtp_untrusted
+from voicegate.proto.sdp import AudioFormat, TelephoneEventFormat
 
-MAX_EARLY_BYTES = 30 * 48_000
+MAX_EARLY_BYTES = 30 * PCM.bytes_per_second
 """30 s of the agent's audio, kept until the client is connected: as long as a set-up may take."""
+
+
+class Press(NamedTuple):
+    """A key of the client's keypad."""
+
+    key: str
+    """0 to 9, *, #, A to D."""
+    wall: float
+    """When it came, in seconds since 1970."""
 
 
 class CallAudio:
@@ -31,6 +44,7 @@ class CallAudio:
     def __init__(
         self,
         format: AudioFormat,
+        line: Line = PCM_LINE,
         *,
         listening: bool,
         rtcp: RtcpOptions = PLAIN,
@@ -43,15 +57,19 @@ class CallAudio:
         now: float,
         red_payload_type: int | None = None,
         cn_payload_type: int | None = None,
+        telephone_event: TelephoneEventFormat | None = None,
         keep_warm: bool = False,
     ) -> None:
-        """`red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
-        2198), and the client comfort noise (RFC 3389).
+        """`line`: what is polled, and what is played.
+
+        `red_payload_type`, `cn_payload_type`: under which both sides may send RED of this format (RFC
+        2198), and the client comfort noise (RFC 3389). `telephone_event`: how it may send keys (RFC 4733).
 
         `keep_warm`: send a little silence whenever the agent says nothing (`Playout.keep_warm`).
         """
         self.listening = listening
         """The client takes audio: its direction is not sendonly or inactive (RFC 3264 section 6.1)."""
+        self.line = line
         self.clock_rate = format.clock_rate
         """Of RTP timestamps."""
         self.tap: Tap | None = None
@@ -62,14 +80,21 @@ class CallAudio:
             PayloadTypes(format.payload_type, red_payload_type),
             ssrc=ssrc,
             first_sequence=first_sequence,
+            passes=line.said != PCM,
         )
+        self.presses: deque[Press] = deque()
+        """Keys pressed, to be taken by whoever drains; as many as the last packet told of."""
+        self._event_payload_type = None if telephone_event is None else telephone_event.payload_type
+        event_clock_rate = format.clock_rate if telephone_event is None else telephone_event.clock_rate
+        self._keypad = Keypad(format.clock_rate, event_clock_rate)
         self._receive = ReceiveBuffer(
-            open_decoder(format.codec.value),
+            open_decoder(format.codec.value, passes=line.heard != PCM),
             format.payload_type,
             red_payload_type=red_payload_type,
             cn_payload_type=cn_payload_type,
+            event_payload_type=self._event_payload_type,
         )
-        self._playout = Playout(first_timestamp, format.clock_rate)
+        self._playout = Playout(first_timestamp, format.clock_rate, sound=line.said)
         self._keep_warm = keep_warm and listening
         self._early: bytearray | None = bytearray()
         """The agent's audio before `start`; None afterwards."""
@@ -78,7 +103,8 @@ class CallAudio:
         self.resends = rtcp.nack
         """The client may ask for packets again."""
         self._wall_offset = wall_offset
-        self._packets: deque[tuple[bool, bytes]] = deque()
+        self.packets: deque[tuple[bool, bytes]] = deque()
+        """To be looked at; taken with `poll_packet`."""
 
     def start(self, now: float) -> None:
         """The client is connected: play what the agent said so far."""
@@ -96,8 +122,16 @@ class CallAudio:
         """Take one decrypted RTP packet. Raises BadPacket."""
         packet = parse_rtp_untrusted(data)
         self._reporter.received(packet, now)
+        if packet.payload_type == self._event_payload_type:
+            self._receive_keys(packet, now)
         self._receive.push(packet, now)
-        self._send_reports()
+        if self._reporter.outgoing:
+            self._send_reports()
+
+    def _receive_keys(self, packet: RtpPacket, now: float) -> None:
+        self._keypad.push(packet)
+        while (key := self._keypad.poll_key()) is not None:
+            self.presses.append(Press(key, now + self._wall_offset))
 
     def poll_pcm(self) -> bytes | None:
         return self._receive.poll_pcm()
@@ -120,14 +154,14 @@ class CallAudio:
     @property
     def queued_samples(self) -> int:
         """Samples neither sent nor dropped, early ones included."""
-        return self._playout.queued_samples + len(self._early or b"") // 2
+        return self._playout.queued_samples + self.line.said.samples(self._early or b"")
 
     def heard_until(self) -> float | None:
         """When the last frame sent has been spoken to its end, seen from here; None before the first."""
         return self._playout.heard_until()
 
     def play(self, pcm: bytes, now: float) -> None:
-        """Queue audio for the client: 24 kHz s16le mono, any length."""
+        """Queue audio for the client, as `line.said`, any length."""
         if not self.listening:
             return
         if self._early is not None:
@@ -155,22 +189,23 @@ class CallAudio:
     def _keep_early(self, pcm: bytes) -> None:
         """Whole samples while there is room; the rest is counted as the playout counts it."""
         assert self._early is not None, "only before the start"
-        counts = self._playout.counts
-        counts.odd_bytes += len(pcm) % 2
-        kept = min(len(pcm), MAX_EARLY_BYTES - len(self._early)) & ~1
-        counts.overflow_samples += len(pcm) // 2 - kept // 2
-        self._early += pcm[:kept]
+        counts, said = self._playout.counts, self.line.said
+        odd = len(pcm) % said.sample_bytes
+        counts.odd_bytes += odd
+        room = MAX_EARLY_BYTES - len(self._early)
+        counts.overflow_samples += said.samples(pcm[room : len(pcm) - odd])
+        self._early += pcm[: min(room, len(pcm) - odd)]
 
     def poll_packet(self) -> tuple[bool, bytes] | None:
         """(is RTCP, packet in the clear), or None."""
-        return self._packets.popleft() if self._packets else None
+        return self.packets.popleft() if self.packets else None
 
     def _send_due_frame(self, now: float) -> None:
         frame = self._playout.poll_frame()
         if frame is None:
             return
         packet, octets = self._sender.packet(frame)
-        self._packets.append((False, packet))
+        self.packets.append((False, packet))
         if self.tap is not None:
             self.tap.say(frame.pcm, frame.timestamp, now)
         self._reporter.sent(frame.timestamp, octets, now)
@@ -204,7 +239,7 @@ class CallAudio:
 
     def _send_reports(self) -> None:
         while (report := self._reporter.poll_transmit()) is not None:
-            self._packets.append((True, report))
+            self.packets.append((True, report))
 
     # Time
 
@@ -213,19 +248,23 @@ class CallAudio:
         self._playout.handle_timeout(now)
         self._send_due_frame(now)
         self._reporter.handle_timeout(now, now + self._wall_offset)
-        self._send_reports()
+        if self._reporter.outgoing:
+            self._send_reports()
 
     def next_deadline(self) -> float | None:
         """The earliest of the next frame, the next gap, or silence, and the next report."""
         deadline = self._reporter.next_deadline()
-        for other in (self._playout.next_deadline(), self._receive.next_deadline()):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
+        frame, gap = self._playout.next_deadline(), self._receive.next_deadline()
+        if frame is not None and (deadline is None or frame < deadline):
+            deadline = frame
+        if gap is not None and (deadline is None or gap < deadline):
+            deadline = gap
         return deadline
 
     def statistics(self) -> dict[str, object]:
         return {
             "receive": asdict(self._receive.statistics()),
+            "keypad": asdict(self._keypad.statistics()),
             "playout": asdict(self._playout.statistics()),
             "sending": self._sender.statistics(),
             "quality": self._reporter.statistics()._asdict(),

@@ -9,18 +9,15 @@ before that, and media goes to the address of the handshake until a packet that 
 comes from another validated one: a STUN check alone must not aim a stream at somebody else (threat: voice
 hammer).
 
-A call's life: CONNECTING (allocated, then checked, then in the handshake) -> ACTIVE -> ENDED, by way of
-CLOSING where a data channel is to be closed first. It ends once, for the first `EndReason` that happens;
-after that every input is ignored.
+It ends once, for the first `EndReason` that happens; after that every input is ignored (`life`).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
+from voicegate.media.sound import Line
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.datachannel import MessageRejected
 from voicegate.proto.demux import Kind, is_rtcp, kind
@@ -30,23 +27,19 @@ from voicegate.proto.ice import IceLite
 from voicegate.proto.srtp import SrtpSession
 from voicegate.roles.transceiver.audio import CallAudio
 from voicegate.roles.transceiver.channel import ChannelParameters, EventsChannel, Notice
-
-SETUP_SECONDS = 30.0
-"""From allocation to the end of the handshake: libwebrtc gives a connection attempt up about then."""
-
-CLOSE_SECONDS = 0.3
-"""How long the data channel may take to close before DTLS does: a client that sees the channel close first
-knows that the call ended and did not break. A round trip on most paths."""
+from voicegate.roles.transceiver.life import (
+    CLOSE_SECONDS,
+    CallEvent,
+    CallLimits,
+    CallState,
+    Connected,
+    Ended,
+    EndReason,
+    Life,
+)
 
 MAX_TRANSMITS = 512
 """Datagrams waiting to be taken. One input makes a few; only a driver that does not drain reaches this."""
-
-
-class CallState(Enum):
-    CONNECTING = "connecting"
-    ACTIVE = "active"
-    CLOSING = "closing"
-    ENDED = "ended"
 
 
 class Proof(Enum):
@@ -57,48 +50,10 @@ class Proof(Enum):
     NEW = "a check, SRTP packet or DTLS record that was not seen before: from the client"
 
 
-class EndReason(Enum):
-    HANGUP = "hangup"
-    """HTTP hang-up or DELETE."""
-    REMOTE_CLOSE = "remote_close"
-    """DTLS close_notify from the client."""
-    BYE = "bye"
-    """RTCP BYE from the client (RFC 3550 section 6.6)."""
-    IDLE = "idle"
-    """No authenticated packet for `idle_seconds` (RFC 7675 consent)."""
-    MAX_AGE = "max_age"
-    SETUP_TIMEOUT = "setup_timeout"
-    FINGERPRINT_MISMATCH = "fingerprint_mismatch"
-    HANDSHAKE_FAILED = "handshake_failed"
-    AGENT_LOST = "agent_lost"
-    SHUTDOWN = "shutdown"
-    INTERNAL_ERROR = "internal_error"
-    """A bug of ours; the log has the traceback, and the other calls go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The handshake is done: media flows both ways from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    reason: EndReason
-    detail: str
-    """More words for a person, such as the agent's own reason; may be empty."""
-
-
-CallEvent = Connected | Ended
-
 _UNHURRIED = frozenset(
     (EndReason.HANGUP, EndReason.BYE, EndReason.MAX_AGE, EndReason.AGENT_LOST, EndReason.SHUTDOWN)
 )
 """Ends that the client can still be told of over its data channel."""
-
-
-class CallLimits(NamedTuple):
-    max_seconds: float
-    idle_seconds: float
 
 
 class Call:
@@ -134,13 +89,10 @@ class Call:
         self._srtp: SrtpSession | None = None
         self._channel_parameters = channel
         self._channel: EventsChannel | None = None
-        self._close_deadline = 0.0
-        self._limits = limits
-        self._last_authenticated = now
-        self._client_heard = now
-        """When `client` last sent something authentic: consent is an address's, not a call's (RFC 7675)."""
+        self._life = Life(limits, now)
         self._transmits: deque[tuple[ClientAddress, bytes]] = deque()
         self._events: deque[CallEvent] = deque()
+        self._rearm()
 
     def receive_datagram(self, data: bytes, client: ClientAddress, now: float) -> Proof:
         """Take one datagram of the client, and say what it proves.
@@ -149,39 +101,31 @@ class Call:
         """
         if self.state is CallState.ENDED:
             return Proof.NONE
+        which = kind(data[0]) if data else Kind.UNKNOWN
         try:
-            match kind(data[0]) if data else None:
-                case Kind.RTP:
-                    return self._receive_srtp(data, client, now)
-                case Kind.STUN:
-                    return self._receive_stun(data, client, now)
-                case Kind.DTLS:
-                    return self._receive_dtls(data, client, now)
-                case _:
-                    raise BadPacket("unknown_kind")
+            if which is Kind.RTP:
+                return self._receive_srtp(data, client, now)
+            if which is Kind.STUN:
+                proof = self._receive_stun(data, client, now)
+            elif which is Kind.DTLS:
+                proof = self._receive_dtls(data, client, now)
+            else:
+                raise BadPacket("unknown_kind")
         except BadPacket as error:
             self.drops[error.reason] += 1
+            self._rearm()
             raise
+        self._rearm()
+        return proof
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due at `now`: retransmit, conceal, send the next frame or report, or end the call."""
-        if self.state is CallState.ENDED:
-            return
-        if now >= self._life_deadline() and not self._fell_back(now):
-            if self.ended is None:
-                self.close(now, self._life_reason(now))
-            else:
-                self._finish(now)
-            return
-        if self._dtls is not None:
-            self._dtls.handle_timeout(now)
-            self._drain_dtls(now)
-        if self._channel is not None:
-            self._channel.handle_timeout(now)
-            self._drain_channel(now)
+        if now >= self._chores_at:
+            self._do_chores(now)
         if self.state is CallState.ACTIVE:
             self.audio.handle_timeout(now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
 
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         return self._transmits.popleft() if self._transmits else None
@@ -190,7 +134,7 @@ class Call:
         return self._events.popleft() if self._events else None
 
     def poll_audio(self) -> bytes | None:
-        """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
+        """The next stretch of the microphone, as `audio.line.heard`: any whole number of samples."""
         return self.audio.poll_pcm()
 
     def poll_message(self) -> Notice | str | bytes | MessageRejected | None:
@@ -202,25 +146,16 @@ class Call:
         if self._channel is not None:
             self._channel.send(event, now)
             self._drain_channel(now)
+            self._rearm()
 
     def next_deadline(self) -> float | None:
-        if self.state is CallState.ENDED:
-            return None
-        deadline = self._life_deadline()
-        if self._channel is not None:
-            channel = self._channel.next_deadline()
-            if channel is not None and channel < deadline:
-                deadline = channel
-        if self._dtls is not None and (dtls := self._dtls.next_deadline()) is not None and dtls < deadline:
-            deadline = dtls
-        if self.state is CallState.ACTIVE:
-            audio = self.audio.next_deadline()
-            if audio is not None and audio < deadline:
-                deadline = audio
-        return deadline
+        if self.state is not CallState.ACTIVE:
+            return None if self.state is CallState.ENDED else self._chores_at
+        audio = self.audio.next_deadline()
+        return audio if audio is not None and audio < self._chores_at else self._chores_at
 
     def play(self, pcm: bytes, now: float) -> None:
-        """Queue the agent's audio (24 kHz s16le mono); it waits until the client is connected."""
+        """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""
         if self.ended is None:
             self.audio.play(pcm, now)
             if self._srtp is not None:
@@ -242,6 +177,10 @@ class Call:
     @property
     def listening(self) -> bool:
         return self.audio.listening
+
+    @property
+    def line(self) -> Line:
+        return self.audio.line
 
     @property
     def played_samples(self) -> int:
@@ -274,15 +213,16 @@ class Call:
             self._drain_audio()
         if self._channel is not None and self._channel.open and reason in _UNHURRIED:
             self.state = CallState.CLOSING
-            self._close_deadline = now + CLOSE_SECONDS
+            self._life.close_deadline = now + CLOSE_SECONDS
             self._channel.shutdown(now)
             self._drain_channel(now)
         elif self.state is CallState.CONNECTING and self._dtls is not None and reason in _UNHURRIED:
             # The client may be through its half of the handshake: it hears close_notify only after ours.
             self.state = CallState.CLOSING
-            self._close_deadline = now + CLOSE_SECONDS
+            self._life.close_deadline = now + CLOSE_SECONDS
         else:
             self._finish(now)
+        self._rearm()
 
     def _finish(self, now: float) -> None:
         assert self.ended is not None, "finished only after `close`"
@@ -302,7 +242,7 @@ class Call:
 
     def silent_for(self, now: float) -> float:
         """Seconds since the last authenticated packet."""
-        return now - self._last_authenticated
+        return now - self._life.last_authenticated
 
     def statistics(self) -> dict[str, object]:
         """A snapshot for a person: state, counters, milestones in ms since allocation."""
@@ -314,6 +254,36 @@ class Call:
             "channel": None if self._channel is None else self._channel.statistics(),
             "drops": dict(self.drops),
         }
+
+    # What is not sound
+
+    def _do_chores(self, now: float) -> None:
+        if self.state is CallState.ENDED:
+            return
+        if now >= self._life.deadline(self.state) and not self._fell_back(now):
+            if self.ended is None:
+                self.close(now, self._life.reason(self.state, now))
+            else:
+                self._finish(now)
+            return
+        if self._dtls is not None:
+            self._dtls.handle_timeout(now)
+            self._drain_dtls(now)
+        if self._channel is not None:
+            self._channel.handle_timeout(now)
+            self._drain_channel(now)
+        self._rearm()
+
+    def _rearm(self) -> None:
+        """Note when the next of the chores is due: after whatever may have brought it forward.
+
+        Sound only puts off the end of an idle call; it looks at most once in `idle_seconds` in vain.
+        """
+        deadline = self._life.deadline(self.state)
+        for part in (self._dtls, self._channel):
+            if part is not None and (due := part.next_deadline()) is not None and due < deadline:
+                deadline = due
+        self._chores_at = deadline
 
     # Inputs, one per kind of packet
 
@@ -333,7 +303,7 @@ class Call:
         # authenticated SRTP packet moves media.
         if self.state is CallState.CONNECTING:
             self._send_to(client)
-            self._client_heard = now
+            self._life.client_heard = now
         if self._dtls is None:
             # On the first check, not on USE-CANDIDATE: libwebrtc nominates up to 1.2 s later on slow paths.
             self.milestones["ice"] = now
@@ -372,22 +342,33 @@ class Call:
             self._authenticated_from(client, now)
             self.milestones.setdefault("first_packet_in", now)
             self.audio.receive_rtp(plain, now)
-            self._drain_audio()
+            if self.audio.packets:
+                self._drain_audio()
         return Proof.NEW
 
     def _authenticated_from(self, client: ClientAddress, now: float) -> None:
         if client != self.client:
             self._send_to(client)
-        self._note_authentic(client, now)
+        self._life.last_authenticated = self._life.client_heard = now
 
     def _note_authentic(self, client: ClientAddress, now: float) -> None:
-        self._last_authenticated = now
+        self._life.last_authenticated = now
         if client == self.client:
-            self._client_heard = now
+            self._life.client_heard = now
 
     def _send_to(self, client: ClientAddress) -> None:
         self.client = client
         self._ice.select(client)
+
+    def _fell_back(self, now: float) -> bool:
+        """Whether only the address that media goes to fell silent: then another that checks gets it."""
+        if self.state is not CallState.ACTIVE or self._life.reason(self.state, now) is not EndReason.IDLE:
+            return False
+        freshest = max(self._ice.validated, key=self._ice.validated.__getitem__)
+        if not self._life.moved_to(self._ice.validated[freshest], now):
+            return False
+        self._send_to(freshest)
+        return True
 
     # Outputs
 
@@ -482,33 +463,3 @@ class Call:
             self.drops["transmit_queue_full"] += 1
             return
         self._transmits.append((client, datagram))
-
-    # Life
-
-    def _life_deadline(self) -> float:
-        start = self.milestones["allocated"]
-        if self.state is CallState.CONNECTING:
-            return start + SETUP_SECONDS
-        if self.state is CallState.CLOSING:
-            return self._close_deadline
-        age, silence = start + self._limits.max_seconds, self._client_heard + self._limits.idle_seconds
-        return age if age < silence else silence
-
-    def _fell_back(self, now: float) -> bool:
-        """Whether only the address that media goes to fell silent: then another that checks gets it."""
-        if self.state is not CallState.ACTIVE or self._life_reason(now) is not EndReason.IDLE:
-            return False
-        freshest = max(self._ice.validated, key=self._ice.validated.__getitem__)
-        heard = self._ice.validated[freshest]
-        if now - heard >= self._limits.idle_seconds:
-            return False
-        self._send_to(freshest)
-        self._client_heard = heard
-        return True
-
-    def _life_reason(self, now: float) -> EndReason:
-        if self.state is CallState.CONNECTING:
-            return EndReason.SETUP_TIMEOUT
-        if now >= self.milestones["allocated"] + self._limits.max_seconds:
-            return EndReason.MAX_AGE
-        return EndReason.IDLE

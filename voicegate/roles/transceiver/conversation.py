@@ -36,6 +36,7 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+from voicegate.roles.transceiver.audio import Press
 from voicegate.roles.transceiver.causes import Causes
 from voicegate.roles.transceiver.outbox import NO_FILTERS, Allowance, Audience, Filters, Outbox
 from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia, Heard, Playback
@@ -63,6 +64,11 @@ from voicegate.roles.transceiver.upstream import Upstream
 EVENTS_PER_SECOND: Final = 1000.0
 EVENTS_BURST: Final = 4000.0
 """What a client may send: twenty times a 20-ms append, and a long history at once."""
+
+KEYS_PER_SECOND: Final = 20.0
+KEYS_BURST: Final = 40.0
+"""Keys of a client's keypad. A browser that types as fast as it may makes 14 a second (40 ms of tone and 30
+of pause, W3C WebRTC section 7.2), and a number has some 20 digits."""
 
 
 class Conversation:
@@ -93,6 +99,7 @@ class Conversation:
         self._allowance = {
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
         }
+        self._key_allowance = Allowance(rate=KEYS_PER_SECOND, burst=KEYS_BURST)
         self._lost = ""
         self._tap: Tap | None = None
 
@@ -204,6 +211,14 @@ class Conversation:
         self._buffer_events()
 
     # Sound
+
+    def key_pressed(self, press: Press, now: float) -> None:
+        """The client pressed a key. It is a server's event, so clients are told and the agent is not."""
+        if self._key_allowance.take(now):
+            kind = "input_audio_buffer.dtmf_event_received"
+            self._outbox.make(kind, event=press.key, received_at=int(press.wall))
+        else:
+            self._outbox.counts["keys_dropped"] += 1
 
     def interrupt(self, now: float, reason: Reason, *, told: bool = False) -> None:
         """Silence, at once, and let the agent know how much was heard.
@@ -444,6 +459,6 @@ class Conversation:
         return False
 
 
-_NO_APPENDS: Final = "Appended audio is 24 kHz PCM here, and the agent has to hear that too."
+_NO_APPENDS: Final = "Appended audio is 24 kHz PCM or G.711, as the session says and as the agent hears it."
 _SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from voicegate.media.recording import Tap
+from voicegate.media.sound import Line
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.demux import Kind, kind
@@ -24,17 +25,16 @@ from voicegate.proto.keys import ClusterKeys
 from voicegate.proto.realtime import ServerEvent
 from voicegate.proto.stun import peek_username_untrusted
 from voicegate.roles.transceiver.allocation import Identity, Wishes, make_call
-from voicegate.roles.transceiver.call import (
-    Call,
+from voicegate.roles.transceiver.call import Call, Proof
+from voicegate.roles.transceiver.entry import Entry, Upstream
+from voicegate.roles.transceiver.life import (
     CallEvent,
     CallLimits,
     CallState,
     Connected,
     Ended,
     EndReason,
-    Proof,
 )
-from voicegate.roles.transceiver.entry import Entry, Upstream
 from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.paths import Paths
 from voicegate.roles.transceiver.relays import Relays
@@ -124,6 +124,10 @@ class TransceiverCore:
     def call(self, call_id: str) -> Call | None:
         entry = self._calls.get(call_id)
         return None if entry is None else entry.call
+
+    def line(self, call_id: str) -> Line:
+        """What a call's agent is given to hear, and has to speak."""
+        return self._calls[call_id].call.audio.line
 
     def record(self, call_id: str, tap: Tap) -> None:
         """Leave what is heard, said and told in a call from now on there."""
@@ -362,7 +366,7 @@ class TransceiverCore:
             del self._remembered[call_id]
 
     def _hour(self, now: float) -> int:
-        return int((now + self.wall_offset) // link.HOUR)
+        return int((now + self.wall_offset) / link.HOUR)  # of floats, // takes five times as long
 
 
 def _status(entry: Entry) -> dict[str, object]:

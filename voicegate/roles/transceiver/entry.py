@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from voicegate.media.convert import PcmTap
 from voicegate.media.recording import Tap
+from voicegate.media.sound import PCM_LINE
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.datachannel import MessageRejected
 from voicegate.roles.transceiver.call import Call
@@ -26,7 +28,7 @@ class Upstream(NamedTuple):
 
     call_id: str
     is_audio: bool
-    """True: 24 kHz s16le PCM; False: an event as JSON."""
+    """True: the microphone, as the call's `line.heard`; False: an event as JSON."""
     data: bytes
 
 
@@ -51,7 +53,8 @@ class Entry:
 
     def record(self, tap: Tap) -> None:
         """Leave what is heard, said and told from now on there."""
-        self.tap = self.call.audio.tap = tap
+        line = self.call.audio.line
+        self.tap = self.call.audio.tap = tap if line == PCM_LINE else PcmTap(tap, line)
         self.conversation.record(tap)
 
     def handle_timeout(self, now: float) -> None:
@@ -85,6 +88,8 @@ class Entry:
                 break
             if call.ended is None:
                 self._receive(message, now)
+        while call.audio.presses:
+            conversation.key_pressed(call.audio.presses.popleft(), now)
         while (addressed := conversation.poll_to_clients()) is not None:
             event, audience = addressed
             if Audience.CLIENT in audience:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
 from voicegate.media.codec import FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
+from voicegate.media.sound import Line
 
 CLIENT_DELAY: Final = 0.08
 """Seconds from our sending a sample to its sound: a path of about 25 ms, 40 ms of jitter buffer and 15 ms of
@@ -41,8 +42,13 @@ class CallMedia(Protocol):
         """The client takes audio."""
 
     @property
+    def line(self) -> Line:
+        """How sound is written."""
+
+    @property
     def played_samples(self) -> int:
-        """Samples of the agent's audio sent since the start, without the silence that fills a frame."""
+        """Samples (24 kHz) of the agent's audio sent since the start, without the silence that fills a
+        frame."""
 
     @property
     def queued_samples(self) -> int:
@@ -52,7 +58,7 @@ class CallMedia(Protocol):
         """When the last frame sent has been spoken to its end, seen from here; None before the first."""
 
     def play(self, pcm: bytes, now: float) -> None:
-        """Queue 24 kHz s16le mono."""
+        """Queue audio, as `line.said`."""
 
     def end_of_audio(self, now: float) -> None:
         """A last partial frame may go."""
@@ -114,7 +120,7 @@ class Playback:
             piece = voice.pieces[item_id, content_index] = _Piece()
         self._media.play(pcm, now)
         voice.end = self._position()
-        piece.add(start, voice.end, len(pcm) // 2)
+        piece.add(start, voice.end, self._media.line.said.samples(pcm))
         self.advance(now)
 
     def audio_done(self, response_id: str, item_id: str, now: float) -> None:

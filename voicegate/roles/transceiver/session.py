@@ -2,7 +2,7 @@
 
 The client asks (`session.update`), the agent decides, and the client always gets its `session.updated`:
 
-* Formats are pinned: the agent is told the PCM rates that are configured for it, and the client is shown the
+* Formats are pinned: the agent is told the formats that are configured for it, and the client is shown the
   formats that it asked for. When the agent then says otherwise, the clients are told, once.
 * An agent that refuses is asked again with less (`downgrade`), until it agrees, nothing is left, or
   ANSWER_SECONDS are over; then the answer is made here from what is known to be in force. What was left out
@@ -99,8 +99,8 @@ class SessionUpdates:
 
     def takes_appends(self) -> bool:
         """Whether what a client appends is in the format that the agent is told."""
-        shown = self._shown_formats.get("input", realtime.PCM_FORMAT).get("type") == "audio/pcm"
-        return shown and self._formats["input"] == realtime.PCM_FORMAT
+        shown, told = self._shown_formats.get("input", realtime.PCM_FORMAT), self._formats["input"]
+        return shown.get("type") == told["type"] and told.get("rate", 24_000) == realtime.SAMPLE_RATE
 
     def agent_ready(self, configured: bool, now: float) -> list[SessionOutput]:
         """The agent listens. Not `configured`: it refused `wanted`, which is now offered bit by bit."""
@@ -192,7 +192,8 @@ class SessionUpdates:
             if side in self._mismatched or all(said.get(key, told[key]) == told[key] for key in told):
                 continue
             self._mismatched.add(side)
-            key = "audio_rate_in" if side == "input" else "audio_rate_out"
+            what = "rate" if said.get("type") == told["type"] else "format"
+            key = f"audio_{what}_{side.removesuffix('put')}"
             words = (
                 f"The agent's {side} audio is {_in_words(said)}, but {_in_words(told)} was asked for. "
                 f"It sounds wrong unless agent.{key} is what the agent speaks."
