@@ -10,12 +10,13 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from tests.support.speech import Sound
+from tests.support.speech import Sound, resample
 
+RATE: Final = 24_000
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS of speak_lib.h
 _UTF8_SSML = 1 | 0x10  # espeakCHARS_UTF8 | espeakSSML
 _MARK = 3  # espeakEVENT_MARK
@@ -94,13 +95,26 @@ def engine() -> _Engine:
     return _Engine()
 
 
-def say(text: str, speaker: Speaker) -> tuple[Sound, int]:
-    """A sentence as it is punctuated, and its rate; no silence cut off."""
+def say(text: str, speaker: Speaker) -> Sound:
+    """A sentence as it is punctuated, at RATE; no silence cut off."""
     sound, _ = engine().say(text, speaker)
-    return sound, engine().rate
+    return _at_rate(sound)
 
 
-def say_until(text: str, following: str, speaker: Speaker) -> tuple[Sound, int]:
+def say_until(text: str, following: str, speaker: Speaker) -> Sound:
     """`text` as the beginning of a sentence that goes on with `following`, cut off between the two."""
     sound, marks = engine().say(f'{text}<mark name="cut"/> {following}.', speaker)
-    return sound[: round(marks[0] * engine().rate)], engine().rate
+    return _at_rate(sound[: round(marks[0] * engine().rate)])
+
+
+def _at_rate(sound: Sound) -> Sound:
+    """Filled up with silence to a length of small factors: a spectrum of it is quick."""
+    pieces = next(size for size in _SMOOTH if size * _PIECE >= len(sound))
+    filled = np.zeros(pieces * _PIECE, np.float32)
+    filled[: len(sound)] = sound
+    return resample(filled, engine().rate, RATE)
+
+
+_PIECE: Final = 147
+"""Samples at 22,050 Hz are 160 at 24,000 Hz: lengths that both rates can have."""
+_SMOOTH: Final = sorted(2**a * 3**b for a in range(4, 15) for b in range(6) if 2**a * 3**b < 2**15)

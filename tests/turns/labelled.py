@@ -33,6 +33,9 @@ def labelled_set() -> dict[Half, Path]:
     root = _CACHE / f"turns-{_version()}"
     missing = [half for half in HALVES if not (root / half).exists()]
     if missing:
+        for older in _CACHE.glob("turns-*"):
+            if older != root:
+                shutil.rmtree(older)  # half a gigabyte each
         root.mkdir(parents=True, exist_ok=True)
         with multiprocessing.get_context("spawn").Pool(len(missing)) as pool:
             pool.starmap(_make, [(half, root / half) for half in missing])

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.support.speech import Sound, at_level, resample, silence, write_wav
-from tests.turns.espeak import Speaker, say
+from tests.support.speech import Sound, at_level, silence, write_wav
+from tests.turns.espeak import RATE, Speaker, say
 from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS, Half, Language
 from tests.turns.sounds import Beds, cough, draw_place, in_place, keys, through_loudspeaker
-from tests.turns.voices import RATE, agent, draw_tone, phrase
+from tests.turns.voices import agent, draw_tone, phrase
 
 EACH: Final = 60
 """Overlaps of each kind in a half."""
@@ -41,9 +41,11 @@ def make_overlaps(
             dry = np.concatenate([silence(onset, RATE), sound, silence(float(rng.uniform(2.6, 3.2)), RATE)])
             louder = 10 ** (rng.uniform(*gain) / 20)
             name = f"{kind.replace(' ', '-')}-{number:02}.wav"
-            write_wav(folder / name, in_place(dry, draw_place(rng), beds, rng, gain=louder), RATE)
+            place = draw_place(rng)
+            write_wav(folder / name, in_place(dry, place, beds, rng, gain=louder), RATE)
             answer, echoes = answers[int(rng.integers(len(answers)))]
             row = {"file": name, "agent": answer, "kind": kind, "barge_in": barge_in, "said": said}
+            row |= {"noise": f"{place.noise} {place.snr:.0f} dB", "opus": place.opus}
             if len(sound):
                 row |= {"onset": round(onset, 3), "end": round(onset + len(sound) / RATE, 3)}
             if kind == "echo" or rng.random() < 0.5:
@@ -59,8 +61,7 @@ def _write_answers(half: Half, folder: Path, rng: np.random.Generator) -> list[t
     """The agent's answers and their echoes: 15 s or more, longer than any overlap."""
     answers = []
     for number, text in enumerate(AGENT[half]):
-        sound, rate = say(f"{text} {AGENT[half][number - 1]}", agent(half))
-        sound = at_level(resample(sound, rate, RATE), AGENT_LEVEL)
+        sound = at_level(say(f"{text} {AGENT[half][number - 1]}", agent(half)), AGENT_LEVEL)
         name = f"agent-{number}.wav"
         write_wav(folder / name, sound, RATE)
         echoes = []

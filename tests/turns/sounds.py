@@ -7,9 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from tests.support.speech import Sound, at_level, from_pcm, resample, to_pcm
-from tests.turns.espeak import Speaker, say
-from tests.turns.voices import RATE
+from tests.support.speech import Sound, at_level, from_pcm, to_pcm
+from tests.turns.espeak import RATE, Speaker, say
 from voicegate.media.codec import FRAME_SAMPLES
 from voicegate.media.opus import OpusDecoder, OpusEncoder
 
@@ -122,7 +121,7 @@ def _in_room(dry: Sound, reverberation: float, rng: np.random.Generator) -> Soun
     tail[: RATE // 250] = 0
     tail *= 10 ** (-rng.uniform(8, 14) / 20) / np.sqrt(np.sum(tail**2))  # direct to reverberant: 8 to 14 dB
     tail[0] = 1
-    size = len(dry) + length
+    size = 1 << (len(dry) + length).bit_length()
     return np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(tail, size), size)[: len(dry)].astype(np.float32)
 
 
@@ -149,17 +148,17 @@ def _babble(samples: int, talkers: list[Speaker], rng: np.random.Generator) -> S
     mix = np.zeros(samples, np.float32)
     for talker in talkers[:10]:
         words = " ".join(rng.permutation(_CHATTER).tolist())
-        sound, rate = say(words, talker)
-        sound = np.resize(resample(sound, rate, RATE), samples)
-        mix += at_level(np.roll(sound, int(rng.integers(samples))), float(rng.uniform(0.6, 1.0)))
+        sound = np.roll(np.resize(say(words, talker), samples), int(rng.integers(samples)))
+        mix += at_level(sound, float(rng.uniform(0.6, 1.0)))
     return at_level(_in_room(_band(mix, 100, 5000).astype(np.float32), 0.4, rng), 1.0)
 
 
 def _band(sound: np.ndarray, low: float, high: float) -> np.ndarray:
-    spectrum = np.fft.rfft(sound)
-    frequency = np.fft.rfftfreq(len(sound), 1 / RATE)
+    size = 1 << len(sound).bit_length()
+    spectrum = np.fft.rfft(sound, size)
+    frequency = np.fft.rfftfreq(size, 1 / RATE)
     spectrum *= 1 / np.sqrt(1 + (low / np.maximum(frequency, 1)) ** 6) / np.sqrt(1 + (frequency / high) ** 6)
-    return np.fft.irfft(spectrum, len(sound))
+    return np.fft.irfft(spectrum, size)[: len(sound)]
 
 
 def _walk(samples: int, rng: np.random.Generator) -> np.ndarray:

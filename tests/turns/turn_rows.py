@@ -17,12 +17,12 @@ from typing import Any, Final
 import numpy as np
 
 from tests.support.speech import Sound, silence, write_wav
-from tests.turns.espeak import Speaker
+from tests.turns.espeak import RATE, Speaker
 from tests.turns.scripts import COUNTS, DIGITS, KINDS, TURNS, Half, Language
 from tests.turns.sounds import Beds, draw_place, in_place
-from tests.turns.voices import RATE, draw_tone, phrase
+from tests.turns.voices import draw_tone, phrase
 
-CALLS: Final = 20
+CALLS: Final = 40
 TURNS_A_CALL: Final = 8
 _MEDIAN: Final = 0.34
 _SPEAKER_DEVIATION: Final = 0.3

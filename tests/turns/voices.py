@@ -14,11 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from tests.support.speech import Sound, at_level, resample
-from tests.turns.espeak import Speaker, say, say_until
+from tests.support.speech import Sound, at_level
+from tests.turns.espeak import RATE, Speaker, say, say_until
 from tests.turns.scripts import FOLLOWING, Half, Language
 
-RATE: Final = 24_000
 TONES: Final[dict[str, dict[str, float]]] = {
     "incomplete": {"fall": 0.08, "high rise": 0.04, "low rise": 0.28, "plateau": 0.35, "none": 0.25},
     "complete": {"fall": 0.62, "high rise": 0.13, "low rise": 0.25},
@@ -40,7 +39,7 @@ _VOICES: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
     },
 }
 _AGENT: Final[dict[Half, Speaker]] = {
-    "tune": Speaker("en", "en-us+f2", 165, 50, 50),
+    "tune": Speaker("en", "en-us+m8", 165, 50, 50),
     "held": Speaker("en", "en-us+m6", 165, 50, 50),
 }
 
@@ -55,6 +54,12 @@ def speakers(half: Half, count: int, rng: np.random.Generator) -> list[Speaker]:
         rate, pitch, spread = (int(rng.integers(*limits)) for limits in ((145, 196), (35, 66), (40, 66)))
         people.append(Speaker(language, voices[turn % len(voices)], rate, pitch, spread))
     return people
+
+
+def voices(half: Half) -> set[str]:
+    """Every voice of a half, the agent's too. A variant of espeak-ng is a voice in whatever language."""
+    everybody = [voice for of_language in _VOICES[half].values() for voice in of_language]
+    return {voice.split("+")[1] for voice in [*everybody, _AGENT[half].voice]}
 
 
 def agent(half: Half) -> Speaker:
@@ -78,18 +83,18 @@ def phrase(
     *rest, last = words.split()
     start = " ".join(rest)
     if last.startswith("{"):
-        sound, rate = say_until(_slowly(last.strip("{}"), rng, 40, 60, 15), following, speaker)
+        sound = say_until(_slowly(last.strip("{}"), rng, 40, 60, 15), following, speaker)
     elif last.endswith("~"):
-        sound, rate = say_until(f"{start} {_slowly(last[:-1], rng, 38, 60, 40)}", following, speaker)
+        sound = say_until(f"{start} {_slowly(last[:-1], rng, 38, 60, 40)}", following, speaker)
     elif last.endswith("-"):
-        sound, rate = say_until(f"{start} {last[:-1]}", following, speaker)
+        sound = say_until(f"{start} {last[:-1]}", following, speaker)
     elif tone == "plateau":
-        sound, rate = say_until(f"{start} {_slowly(last, rng, 55, 80, 20)}", following, speaker)
+        sound = say_until(f"{start} {_slowly(last, rng, 55, 80, 20)}", following, speaker)
     elif tone == "none":
-        sound, rate = say_until(words, following, speaker)
+        sound = say_until(words, following, speaker)
     else:
-        sound, rate = say(words + _PUNCTUATION[tone], speaker)
-    sound = _audible(at_level(resample(sound, rate, RATE), 0.1))
+        sound = say(words + _PUNCTUATION[tone], speaker)
+    sound = _audible(at_level(sound, 0.1))
     return _faded(at_level(sound, 0.1), rng.normal(_FADE["end" if final else "pause"], 2.0))
 
 

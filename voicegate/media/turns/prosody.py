@@ -48,33 +48,42 @@ _STEADY_DB = 2.5
 _STEADY_SEMITONES = 1.0
 _END = 10
 """Audible windows at the end for loudness: 100 ms."""
-_LAST = 8
-"""Pitched windows at the end that are "final": 80 ms."""
-_BEFORE = 12
-"""And those before them that they are compared with: 120 ms."""
+_LAST = 6
+"""Pitched windows at the end that are the final pitch: 60 ms."""
+_GLIDE = slice(-26, -16)
+"""And those that it is compared with for the glide: 0.16 to 0.26 s before the end."""
+_TURN = slice(-22, -12)
+"""The last 30 ms are compared with the lowest of these for the rise: a question turns up late."""
+_LOW_QUANTILE = 10.0
+_OCTAVE = 0.7
+"""Of an octave from the median: further away is an error of the pitch, or a creak."""
+_FORGET = 0.2
+"""The weight of the newest stretch of voice in the speaker's lowest pitch."""
 
 
 class Cues(NamedTuple):
-    """All zero when nothing could be told."""
+    """All zero where nothing could be told."""
 
     height: float
-    """Semitones between the final pitch and the speaker's usual one: negative is low."""
+    """Semitones of the final pitch above the speaker's lowest: about 0 at the end of a fall."""
     glide: float
-    """Semitones between the final pitch and that of 0.1 s before: negative is a fall."""
+    """Semitones between the final pitch and that of 0.2 s before: negative is a fall."""
+    rise: float
+    """Semitones by which the pitch turned up at the very end."""
     drawn: float
     """Seconds of the last piece of voice in which neither sound nor pitch changed."""
     fade: float
-    """dB by which the last 0.1 s of sound are softer than the 0.6 s before."""
+    """dB by which the last 0.2 s of voice are softer than the voice before."""
 
 
-NO_CUES: Final = Cues(0.0, 0.0, 0.0, 0.0)
+NO_CUES: Final = Cues(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Prosody:
-    """Of one speaker: their usual pitch is learned from pause to pause."""
+    """Of one speaker: their lowest pitch is learned from pause to pause."""
 
     def __init__(self) -> None:
-        self._usual: float | None = None  # log2 of hertz
+        self._lowest: float | None = None  # semitones above 1 Hz
 
     def cues(self, pcm: bytes) -> Cues:
         """Of the voice up to a pause: `pcm` (24 kHz s16le mono) ends where the voice did, and may be any
@@ -84,26 +93,40 @@ class Prosody:
             return NO_CUES
         power, pitch = _analyse(windows)
         loudness = 10 * np.log10(power.sum(1) + 1.0)
-        audible = loudness > loudness.max() - _AUDIBLE_DB
-        pitched = (pitch > 0) & audible
-        fade = _fade(loudness, audible)
-        where = np.flatnonzero(pitched)
-        if len(where) < _LAST:
-            return Cues(0.0, 0.0, 0.0, fade)
-        track = pitch[where]
-        final = float(np.median(track[-_LAST:]))
-        before = track[-_LAST - _BEFORE : -_LAST]
-        glide = 12 * (final - float(np.median(before))) if len(before) >= _LAST // 2 else 0.0
-        height = 12 * (final - self._learn(float(np.median(track))))
-        return Cues(height, glide, _drawn(power, pitch, pitched, int(where[-1])), fade)
+        places = np.flatnonzero((pitch > 0) & (loudness > loudness.max() - _AUDIBLE_DB))
+        if len(places):
+            places = places[np.abs(pitch[places] - _median(pitch[places])) < _OCTAVE]
+        if len(places) < 2 * _LAST:
+            return NO_CUES
+        track = 12 * pitch[places]
+        final = _median(track[-_LAST:])
+        before = track[_GLIDE] if len(track) > 20 else track[:-_LAST]
+        valley = track[_TURN] if len(track) > 16 else track[:-3]
+        return Cues(
+            final - self._learn(float(np.percentile(track, _LOW_QUANTILE))),
+            final - _median(before),
+            float(track[-3:].mean() - valley.min()),
+            _drawn(power, pitch, places),
+            _fade(loudness[places]),
+        )
 
-    def _learn(self, median: float) -> float:
-        """The speaker's usual pitch, log2 of hertz, after one more stretch of voice."""
-        if self._usual is None:
-            self._usual = median
+    def _learn(self, low: float) -> float:
+        """The speaker's lowest pitch, after one more stretch of voice."""
+        if self._lowest is None:
+            self._lowest = low
         else:
-            self._usual += (median - self._usual) * 0.2
-        return self._usual
+            self._lowest += (low - self._lowest) * _FORGET
+        return self._lowest
+
+
+def _median(values: Floats) -> float:
+    """As np.median, which takes ten times as long for a few values."""
+    return float(np.sort(values)[len(values) // 2])
+
+
+def _fade(voice: Floats) -> float:
+    end = max(3, min(20, len(voice) // 2))
+    return float(voice[:-end].mean() - voice[-end:].mean())
 
 
 def _windows(pcm: bytes) -> NDArray[Any] | None:
@@ -151,17 +174,11 @@ _LAG_COST = np.array(
 )
 
 
-def _fade(loudness: Floats, audible: NDArray[np.bool_]) -> float:
-    heard = loudness[audible]
-    if len(heard) < 2 * _END:
-        return 0.0
-    return float(heard[:-_END].mean() - heard[-_END:].mean())
-
-
-def _drawn(power: Floats, pitch: Floats, pitched: NDArray[np.bool_], last: int) -> float:
-    """Seconds of unchanging voice in the piece of voice that ends with window `last`."""
-    breaks = np.flatnonzero(~pitched[:last])
-    first = int(breaks[-1]) + 1 if len(breaks) else 0
+def _drawn(power: Floats, pitch: Floats, places: NDArray[np.intp]) -> float:
+    """Seconds of unchanging voice in the piece of voice that ends with the last of `places`."""
+    last = int(places[-1])
+    breaks = np.flatnonzero(places[1:] - places[:-1] > 2)
+    first = int(places[breaks[-1] + 1] if len(breaks) else places[0])
     if last - first < 4:
         return 0.0
     count, width = _BANDS
