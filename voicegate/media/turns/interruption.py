@@ -13,7 +13,7 @@ from typing import Final
 from voicegate.media.turns.plugins import Action, Overlap
 
 _WORDS = """
-    mm mhm mmhm hm hmm uh huh uhhuh ah aha oh ok okay yeah yes yep yup right sure good great cool fine nice
+    mm mh mhm mmhm hm hmm uh huh uhhuh ah aha oh ok okay yeah yes yep yup right sure good great cool fine nice
     exactly absolutely definitely i see got it alright all true indeed wow really
     ja jaja genau gut stimmt klar achso ach so oui d'accord voilà bien sí si claro vale
 """
@@ -37,10 +37,13 @@ class InterruptionSettings:
     resume_after: float = 0.4
     """Of silence behind a sound that did not stop: longer than within a word, shorter than a wait."""
     density: float = 0.5
-    """Of voice, from its first to its last: less is noise that voice activity errs on."""
+    """Of voice in what stops, from its first to its last: less is noise that voice activity errs on."""
     grace: float = 0.25
     """At an answer's first words nothing pauses: a person may be finishing a word, and synthetic speech
     begins with silence."""
+    grace_together: float = 0.5
+    """Nor so long, where a sound began within the grace: it may be the answer's echo, which takes half a
+    second to be known in a call's first answer."""
     boundary: float = 1.0
     """What begins in so much of an answer's end is the next turn rather than an interruption."""
 
@@ -53,7 +56,8 @@ class DefaultPolicy:
 
     def decide(self, overlap: Overlap) -> tuple[Action, str]:
         settings = self._settings
-        if overlap.agent < settings.grace:
+        together = overlap.agent - overlap.seconds < settings.grace
+        if overlap.agent < (settings.grace_together if together else settings.grace):
             return Action.IGNORE, "grace"
         if overlap.remaining is not None and overlap.remaining < settings.boundary and not overlap.paused:
             return Action.IGNORE, "ending"
@@ -66,7 +70,7 @@ class DefaultPolicy:
             if overlap.silence >= settings.resume_after:
                 return Action.RESUME, "acknowledgement" if acknowledgement else "short"
             return Action.IGNORE, "waiting"
-        if overlap.silence == 0.0 and overlap.voiced >= settings.pause_after and self._dense(overlap):
+        if overlap.silence == 0.0 and overlap.voiced >= settings.pause_after:
             return Action.PAUSE, "voice"
         return Action.IGNORE, "short"
 
