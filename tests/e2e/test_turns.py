@@ -26,15 +26,16 @@ from voicegate.roles.transceiver.playback import CLIENT_DELAY
 pytestmark = pytest.mark.e2e
 
 LEAD = 1.2
-HESITATION = 0.4
-"""Seconds, in the middle of a sentence; longer than anything between words."""
+HESITATION = {"gateway": 0.5, "upstream": 0.4}
+"""Seconds, in the middle of a sentence. The parrot's own detection knows silence only; the adaptive judge hears
+that the sentence goes on, and waits here for longer than at its end."""
 
 NOISE_SECONDS = {"gateway": 0.2, "upstream": 0.04}
 """A cough; and a knock, for a parrot takes everything that is longer than 100 ms for speech, and its word
 counts."""
 
 SILENCE_MS = 550
-"""After which a turn is over, by the client's wish. What is left of ANSWER_SECONDS is for the way."""
+"""After which a turn is over for the parrot. What is left of ANSWER_SECONDS is for the way."""
 
 ANSWER_SECONDS = 0.7
 """From the last voice at the gateway to the first sound of the answer there."""
@@ -71,12 +72,12 @@ class Script:
     end: float
 
 
-def script(noise: float) -> Script:
+def script(hesitation: float, noise: float) -> Script:
     """`noise`: seconds of it, over the first answer."""
     begun, ended = speech.say("I would like to, umm"), speech.say("book a small table.")
     second = speech.say("Peter Piper picked a peck of pickled peppers.")
     third = speech.say("Stop, I have another question.")
-    parts: list[Sound | float] = [LEAD, begun, HESITATION, ended]
+    parts: list[Sound | float] = [LEAD, begun, hesitation, ended]
     first = (LEAD, _seconds(parts))
     parts += [2.1, cough(noise)]
     coughed = _seconds(parts) - noise
@@ -105,7 +106,8 @@ def _seconds(parts: list[Sound | float]) -> float:
 def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     directory = tmp_path_factory.mktemp("turns")
     own = request.param == "upstream"
-    detection = {"type": "server_vad", "silence_duration_ms": SILENCE_MS}
+    fixed = {"type": "server_vad", "silence_duration_ms": SILENCE_MS}
+    detection = fixed if own else {"type": "semantic_vad"}
     session = json.dumps({"audio": {"input": {"turn_detection": detection}}})
     with (
         parrot(directory, *([] if own else ["--no-turn-detection"])) as url,
@@ -128,7 +130,7 @@ def _converse(deployment: Gate, tmp_path: Path) -> None:
     ability = deployment.servers["voicegate"].environment["VOICEGATE_AGENT_TURN_DETECTION"]
     own = ability == "semantic"
     kind = "upstream" if own else "gateway"
-    spoken = script(NOISE_SECONDS[kind])
+    spoken = script(HESITATION[kind], NOISE_SECONDS[kind])
     microphone = speech.write_wav(tmp_path / "microphone.wav", spoken.sound)
     with Chromium(microphone=microphone) as browser:
         page = browser.open("about:blank")

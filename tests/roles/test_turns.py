@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from tests.support.listening import plan
 from tests.support.scene import Scene, body
 from voicegate.media.turns.fixed import Upstream
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
+from voicegate.proto.event_filter import EventFilter
 from voicegate.proto.realtime import BYTES_PER_MS
 from voicegate.roles.transceiver.agent_commits import COMMIT_SECONDS
-from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.outbox import Audience, Filters
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
+from voicegate.roles.transceiver.turn_events import Question
 from voicegate.roles.transceiver.turns import CONFIRM_SECONDS
 
 DEAF = {"turn_detection": False}
@@ -496,14 +499,39 @@ class TestWatching:
         assert "voicegate.turn.ended" in seen
         assert not any("voicegate" in event["type"] for event in scene.upstream)
 
+    def test_a_recording_has_them_all(self, spoken: bytes) -> None:
+        class Tap:
+            def __init__(self) -> None:
+                self.noted: list[str] = []
+
+            def note(self, source: str, data: bytes) -> None:
+                self.noted.append(json.loads(data)["type"])
+
+            def hear(self, pcm: bytes, at: float) -> None: ...
+
+            def say(self, pcm: bytes, timestamp: int, at: float) -> None: ...
+
+        tap: Any = Tap()
+        scene = Scene(parrot=DEAF, turns=plan("none"))
+        scene.conversation.record(tap)
+        scene.speak(silence(1.0) + spoken + silence(0.8))
+        assert not watched(scene)
+        for kind in ("voicegate.turn.speech_started", "voicegate.turn.judged", "voicegate.turn.ended"):
+            assert kind in tap.noted
+
+    def test_filters_hold(self, spoken: bytes) -> None:
+        filters = Filters(server_events=EventFilter(("input_audio_buffer.*", "session.*")))
+        scene = Scene(parrot=DEAF, turns=plan("none"), filters={Audience.CLIENT: filters})
+        scene.say_raw('{"type": "voicegate.turns.watch"}')
+        scene.speak(silence(1.0) + spoken + silence(0.8))
+        assert not watched(scene) and scene.of("input_audio_buffer.speech_started")
+
     def test_a_judge_in_a_thread(self, spoken: bytes) -> None:
         class Slow(Sure):
             inline = False
 
         scene = Scene(parrot=DEAF, turns=plan("none", Slow))
         scene.speak(silence(1.0) + spoken + silence(0.3))
-        from voicegate.roles.transceiver.turn_events import Question
-
         news = iter(scene.conversation.turns.events.poll, None)
         question = [item for item in news if isinstance(item, Question)][-1]
         verdict = question.judge.judge(question.pause)
