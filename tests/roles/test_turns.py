@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -247,6 +248,18 @@ class TestGateway:
         assert not scene.of("input_audio_buffer.committed")
         assert not scene.asked("response.create")
 
+    def test_appended_audio_has_turns_too(self, spoken: bytes) -> None:
+        scene = self.scene()
+        for pcm in (silence(1.0), spoken, silence(0.8)):
+            for at in range(0, len(pcm), 4800):
+                scene.say("input_audio_buffer.append", audio=base64.b64encode(pcm[at : at + 4800]).decode())
+                scene.run(0.1)
+        assert len(scene.of("input_audio_buffer.committed")) == 1
+        assert len(scene.asked("response.create")) == 1
+        assert not scene.asked("input_audio_buffer.append"), "it goes in one line with the microphone's"
+        scene.say("input_audio_buffer.append", audio=base64.b64encode(bytes(3)).decode())
+        assert scene.of("error")[-1]["error"]["param"] == "audio"
+
     def test_user_idle_and_the_longest_turn(self, spoken: bytes) -> None:
         scene = Scene(parrot=DEAF, turns=plan("none", max_turn=1.0, user_idle=3.0))
         scene.speak(silence(1.0) + spoken[: 1500 * BYTES_PER_MS] + silence(0.2))
@@ -356,6 +369,22 @@ class TestHybrid:
         assert len(scene.asked("response.create")) == 1
         assert not scene.asked("input_audio_buffer.commit")
         assert len(scene.of("input_audio_buffer.committed")) == 2
+
+    def test_with_an_agent_that_does_so(self, spoken: bytes) -> None:
+        scene = Scene(parrot={}, configured=None, turns=plan("silence"))
+        assert scene.parrot is not None
+        first = json.dumps({"type": "session.update", "session": scene.conversation.first_session()})
+        scene.parrot.receive_event_untrusted(first, scene.now)
+        scene.conversation.agent_ready(True, scene.now)
+        scene.speak(silence(1.0) + spoken + silence(0.8))
+        scene.run(0.3)
+        scene.speak(silence(0.5) + spoken[: 1800 * BYTES_PER_MS] + silence(1.0))
+        scene.run(4.0)
+        created = len(scene.of("response.created"))
+        assert created == len(scene.asked("response.create")) == len(scene.of("response.done")) == 2
+        assert len(scene.of("output_audio_buffer.cleared")) == 1
+        assert len(scene.of("conversation.item.truncated")) == 1
+        assert not scene.of("error")
 
     def test_a_late_commit_is_waited_for(self, spoken: bytes) -> None:
         scene = self.scene()

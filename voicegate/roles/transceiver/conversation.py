@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from voicegate.media.recording import Tap
+from voicegate.media.sound import PCM
 from voicegate.media.turns.plugins import Verdict
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
@@ -68,6 +69,9 @@ KEYS_PER_SECOND: Final = 20.0
 KEYS_BURST: Final = 40.0
 """Keys of a client's keypad. A browser that types as fast as it may makes 14 a second (40 ms of tone and 30
 of pause, W3C WebRTC section 7.2), and a number has some 20 digits."""
+
+MAX_APPEND: Final = 10 * 1000 * realtime.BYTES_PER_MS
+"""Bytes of audio in one event, where turns are detected here: a few ms of work in one piece."""
 
 
 class Conversation:
@@ -356,8 +360,7 @@ class Conversation:
                 raise Refused("invalid_value", _NO_APPENDS, "audio")
             if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
                 raise BadPacket("client_event_depth")
-            self._upstream.admit(raw)
-            self._upstream.send(raw)
+            self._append(raw, now)
             return
         event = realtime.decode_client_event_untrusted(raw)
         if too_deep(raw, event):
@@ -387,6 +390,17 @@ class Conversation:
         self._upstream.send(self.turns.for_agent(kind, raw))
         if kind == "response.cancel":
             self._answers.client_cancels(event.get("response_id"), now)
+
+    def _append(self, raw: bytes, now: float) -> None:
+        """Audio of a client that has no microphone, or not only."""
+        if self.turns.mode is not Mode.GATEWAY or self._media.line.heard != PCM:
+            self._upstream.admit(raw)
+            self._upstream.send(raw)
+            return
+        pcm = realtime.decode_append_untrusted(raw)  # turns are detected here, in this too
+        if len(pcm) % 2 or len(pcm) > MAX_APPEND:
+            raise Refused("invalid_value", "Append 16-bit samples, and at most ten seconds.", "audio")
+        self.turns.hear(pcm, now)
 
     def _refuse(self, source: Audience, now: float, refused: Refused, event_id: str) -> None:
         self._outbox.answer_error(
