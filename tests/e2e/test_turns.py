@@ -154,6 +154,7 @@ def _converse(deployment: Gate, tmp_path: Path) -> None:
 
 def _screenshots(page: Page, spoken: Script, kind: str) -> None:
     """Follow the microphone to its end, with a picture where there is something to see."""
+    page.evaluate("scrollTo(0, 0)")
     seconds = "__ears.microphone.reduce((sum, [, block]) => sum + block.length, 0) / 48000"
     for name, at in (
         ("hesitation", spoken.first[1]),
