@@ -116,8 +116,8 @@ def test_nothing_but_the_voice_tells_an_end_from_a_pause(half: Half) -> None:
 
 @both_halves
 def test_how_much_the_tones_alone_could_tell(half: Half) -> None:
-    """Much at 300 ms. Not 0.6 of the silence that is needed at 5 %: there the longest pauses count, and some of
-    them come after a fall, as people's do."""
+    """Much at 300 ms. Not 0.6 of the silence that is needed at 5 %: there the longest pauses count, and some
+    of them come after a fall, as people's do."""
     oracle = Oracle(_rows(half))
     assert 0.25 < oracle.cut_ins_at(0.3) / oracle.silence_cut_ins_at(0.3) < 0.45
     assert 0.6 < oracle.wait_at(0.05) / oracle.silence_at(0.05) < 0.75
