@@ -130,7 +130,9 @@ def calls_up(
 
         def start(number: int) -> tuple[str, LightCall]:
             name = f"c{number}"
-            query = "" if contender.gate is None and not listen else f"?{'listen' if listen else 'model'}={name}"
+            query = (
+                "" if contender.gate is None and not listen else f"?{'listen' if listen else 'model'}={name}"
+            )
             wanted = dict(options, candidate_in_offer=contender.gate is None)
             return name, fleet.call(contender.url + query, frames, **wanted)
 

@@ -46,7 +46,9 @@ class Cpus:
     def of_machine(cls) -> Cpus:
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) < 2:
-            raise SystemExit("bench-media needs a CPU for what is measured and one for the rest: there is one")
+            raise SystemExit(
+                "bench-media needs a CPU for what is measured and one for the rest: there is one"
+            )
         return cls(usable[-1], usable[0])
 
 
@@ -90,7 +92,11 @@ class Contender:
 def voicegate(directory: Path, cpus: Cpus, **settings: str) -> Iterator[Contender]:
     """Relay, transceiver and signaling as processes of their own, with a static registry, and an agent."""
     link, control = f"{HOST}:{free_port(socket.SOCK_DGRAM)}", f"{HOST}:{free_port()}"
-    media, web, ops = f"{HOST}:{free_port(socket.SOCK_DGRAM)}", f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    media, web, ops = (
+        f"{HOST}:{free_port(socket.SOCK_DGRAM)}",
+        f"{HOST}:{free_port()}",
+        f"{HOST}:{free_port()}",
+    )
     shared = {
         "keys_secrets": f"0:{secrets.token_hex(24)}",
         "registry_transceivers": json.dumps([{"id": 1, "link": link, "control": control, "capacity": 1000}]),

@@ -22,7 +22,9 @@ class Row:
         return self.measured >= self.goal if self.at_least else self.measured <= self.goal
 
     def cells(self) -> list[str]:
-        goal = "" if self.goal is None else f"{'>=' if self.at_least else '<='} {_number(self.goal)}{self.unit}"
+        goal = (
+            "" if self.goal is None else f"{'>=' if self.at_least else '<='} {_number(self.goal)}{self.unit}"
+        )
         verdict = {None: "", True: "reached", False: "missed"}[self.reached]
         return [self.what, f"{_number(self.measured)}{self.unit}", goal, verdict]
 

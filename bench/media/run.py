@@ -117,7 +117,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(SECTIONS), metavar="NAME,...")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(SECTIONS), metavar="NAME,..."
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each sample")
     parser.add_argument("--calls", type=int, default=0, help="instead of a row's own number")
     parser.add_argument("--no-aiortc", action="store_true", help="leave aiortc out, and the rows about it")

@@ -35,7 +35,9 @@ def talking(directory: Path, cpus: Cpus, talk: TurnTalk, count: int, seconds: fl
             latencies: list[float] = []
             for name in calls.by_name:
                 if name in noted:
-                    latencies += measures.uplink(calls.sent(name), noted[name]["appends"], *_inside(sample))[0]
+                    latencies += measures.uplink(calls.sent(name), noted[name]["appends"], *_inside(sample))[
+                        0
+                    ]
             return {**_figures(calls, sample), "uplink_ms": _spread(latencies)}
 
 
@@ -77,12 +79,21 @@ def smooth_rows(ours: Figures, aiortc: Figures | None) -> list[Row]:
 def uplink_rows(ours: Figures, aiortc: Figures | None) -> list[Row]:
     found, calls = ours["uplink_ms"], ours["calls"]
     rows = [
-        Row(f"uplink, packet sent to append at the agent's socket, {calls} calls, p50", found["p50"], " ms", 2.0),
+        Row(
+            f"uplink, packet sent to append at the agent's socket, {calls} calls, p50",
+            found["p50"],
+            " ms",
+            2.0,
+        ),
         Row("the same, p99", found["p99"], " ms", 5.0),
     ]
     if aiortc is not None:
         ratio = aiortc["uplink_ms"]["p50"] / found["p50"]
-        rows.append(Row("aiortc's, packet sent to frame at the track's recv, beside ours, p50", ratio, "x", 40.0, True))
+        rows.append(
+            Row(
+                "aiortc's, packet sent to frame at the track's recv, beside ours, p50", ratio, "x", 40.0, True
+            )
+        )
     return rows
 
 
@@ -98,7 +109,9 @@ def conversation(directory: Path, cpus: Cpus, speech: bytes, count: int, seconds
         with calls_up(gate, count, talk.frames) as calls:
             figures = _figures(calls, calls.sample(seconds))
     cpu = figures["cpu_ms_per_call_second"]
-    return [Row(f"CPU per call-second, conversation (user 40 %, agent 40 %), {count} calls", cpu, " ms", 5.0)], figures
+    return [
+        Row(f"CPU per call-second, conversation (user 40 %, agent 40 %), {count} calls", cpu, " ms", 5.0)
+    ], figures
 
 
 def memory(directory: Path, cpus: Cpus, talk: TurnTalk, few: int, many: int) -> Rows:
