@@ -240,7 +240,8 @@ def test_the_policy_is_told_the_truth() -> None:
     call.quiet(0.04)
     seen = policy.seen[-1]
     assert (seen.seconds, seen.voiced, seen.silence, seen.agent) == pytest.approx((0.24, 0.2, 0.04, 1.24))
-    assert (seen.level, seen.echo, seen.remaining) == pytest.approx((-20.0, 0.0, 2.76))
+    assert (seen.level, seen.strong) == (pytest.approx(-20.9, abs=0.1), pytest.approx(0.16))
+    assert (seen.echo, seen.remaining) == pytest.approx((0.0, 2.76))
     assert (seen.paused, seen.words, seen.said) == (False, None, None)
     policy.action = Action.PAUSE
     call.voice(0.4)
