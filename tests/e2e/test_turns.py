@@ -27,8 +27,8 @@ pytestmark = pytest.mark.e2e
 
 LEAD = 1.2
 HESITATION = {"gateway": 0.5, "upstream": 0.4}
-"""Seconds, in the middle of a sentence. The parrot's own detection knows silence only; the adaptive judge hears
-that the sentence goes on, and waits here for longer than at its end."""
+"""Seconds, in the middle of a sentence. The parrot's own detection knows silence only; the adaptive judge
+hears that the sentence goes on, and waits here for longer than at its end."""
 
 NOISE_SECONDS = {"gateway": 0.2, "upstream": 0.04}
 """A cough; and a knock, for a parrot takes everything that is longer than 100 ms for speech, and its word
