@@ -37,9 +37,9 @@ class InputGate:
         self._held_bytes = 0
         self._turn = bytearray()
 
-    def take(self, pcm: bytes) -> None:
-        """The next of the microphone."""
-        self._position += self._sound.samples(pcm)
+    def take(self, pcm: bytes, position: int) -> None:
+        """The next of the microphone, which ends at this place."""
+        self._position = position
         if self.is_open:
             self._keep(pcm)
             self._send(pcm)

@@ -157,7 +157,7 @@ class Turns:
         if gate is None:
             self._upstream.send_audio(pcm)
         else:
-            gate.take(pcm)
+            gate.take(pcm, self._places.heard)
         if self._machine is not None and self._machine_hears is not None:
             self._machine_hears(pcm, now)
             self._carry_out(now)
