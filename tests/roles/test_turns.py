@@ -112,7 +112,7 @@ class TestGateway:
         scene.speak(silence(1.0) + spoken + silence(0.6))
         scene.run(0.3)
         began = scene.at("output_audio_buffer.started")
-        scene.speak(spoken[: 1000 * BYTES_PER_MS])
+        scene.speak(spoken[: 1800 * BYTES_PER_MS])
         assert ("output_paused", "voice") in watched(scene)
         held = scene.at("voicegate.turn.output_paused")
         assert scene.packets[-1][0] <= held, "not a frame leaves once it is held"
