@@ -253,14 +253,13 @@ class Conversation:
 
     def next_deadline(self) -> float | None:
         deadline = self._playback.next_deadline()
-        for other in (
-            self._responses.next_deadline(),
-            self._session.updates.next_deadline(),
-            self.turns.next_deadline(),
-        ):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
-        return deadline
+        response, turn = self._responses.next_deadline(), self.turns.next_deadline()
+        if response is not None and (deadline is None or response < deadline):
+            deadline = response
+        if turn is not None and (deadline is None or turn < deadline):
+            deadline = turn
+        update = self._session.updates.next_deadline()
+        return update if update is not None and (deadline is None or update < deadline) else deadline
 
     def poll_to_agent(self) -> ToAgent | None:
         """The next event or audio for the agent."""
