@@ -64,7 +64,7 @@ def hertz_of(mel: float) -> float:
 
 
 def test_the_spectrogram_is_that_of_transformers() -> None:
-    """What WhisperFeatureExtractor(chunk_length=8), do_normalize=True, of transformers 5 makes of the line."""
+    """What WhisperFeatureExtractor(chunk_length=8), do_normalize=True, of transformers 5 makes of it."""
     mel = log_mel(line())
     assert mel.shape == (80, 800)
     assert mel.dtype == np.float32

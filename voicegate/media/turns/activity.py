@@ -56,6 +56,9 @@ _ROOM_FRAMES = 20
 _ROOM_PIECES = 8
 """The room at its quietest: the least level of 8 x 0.4 s. Speech seldom goes on for three seconds without a
 gap of 60 ms."""
+_STEADY_PIECES = 3
+_STEADY_DB = 4.0
+"""What has wavered by no more for so many pieces, 1.2 s, is no voice but a new room: a fan that began."""
 _BETWEEN_FRAMES = 8
 """So many frames in the lower half are no longer a stop within a word: what follows is background."""
 _BACKGROUND_RATE = 0.05
@@ -113,33 +116,41 @@ class WebrtcActivity:
 class _Room:
     """The line at its quietest, lately."""
 
-    __slots__ = ("_frames", "_least", "_pieces", "_smooth", "level")
+    __slots__ = ("_frames", "_least", "_most", "_pieces", "_smooth", "level")
 
     def __init__(self) -> None:
         self.level: float | None = None
         self._smooth = 0.0
-        self._least = 0.0  # of the smoothed level in this piece
+        self._least = self._most = 0.0  # of the smoothed level in this piece
         self._frames = 0  # of this piece
-        self._pieces: deque[float] = deque(maxlen=_ROOM_PIECES)
+        self._pieces: deque[tuple[float, float]] = deque(maxlen=_ROOM_PIECES)
 
     def follow(self, level: float) -> float:
         if self.level is None:
-            # A voice from the first frame on is found at its first dip: better late than a room full of
-            # voice.
-            self.level = self._smooth = self._least = level
+            # A voice from the first frame on is found at its first dip: better late than a room of voice.
+            self.level = self._smooth = self._least = self._most = level
             return level
         self._smooth = smooth = self._smooth + (level - self._smooth) * _SMOOTHING
         if smooth < self._least:
             self._least = smooth
             if smooth < self.level:
                 self.level = smooth
+        elif smooth > self._most:
+            self._most = smooth
         self._frames += 1
         if self._frames == _ROOM_FRAMES:
-            self._pieces.append(self._least)
-            self.level = min(self._pieces)
-            self._least = smooth
-            self._frames = 0
+            self._end_piece()
         return self.level
+
+    def _end_piece(self) -> None:
+        self._pieces.append((self._least, self._most))
+        self._least = self._most = self._smooth
+        self._frames = 0
+        lately = list(self._pieces)[-_STEADY_PIECES:]
+        least = min(piece[0] for piece in lately)
+        if len(lately) < _STEADY_PIECES or max(piece[1] for piece in lately) - least > _STEADY_DB:
+            least = min(piece[0] for piece in self._pieces)
+        self.level = least
 
 
 class _Background:

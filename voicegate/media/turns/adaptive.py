@@ -18,8 +18,8 @@ where `usual` is the (geometric) mean of this speaker's pauses within turns. `sc
 The weights were fitted (logistic regression, rounded) on the tuning half of the synthetic set in tests/turns
 and on its sentences said by forty other voices of espeak-ng. That they have the signs that the literature
 gives is what they have to do with people. They are few, and each cue is cut off where it has said what it can
-say, so that none decides alone. On that set half of what is gained over silence comes from the lengths: they
-are more alike there than in life. What is learned within a call starts from a prior that counts as some
+say, so that none decides alone. On that set more than half of what is gained over silence comes from the lengths:
+they are more alike there than in life. What is learned within a call starts from a prior that counts as some
 pauses or turns.
 """
 
@@ -69,6 +69,10 @@ LENGTH: Final = 2.0
 LENGTH_LIMITS: Final = (-3.0, 1.0)
 """Of what the length adds: "yes" may be all there is to say, and a long turn may go on."""
 
+SHORT_ANSWER: Final = 0.7
+SHORT_HAZARD: Final = -0.6
+"""Answers of a word are a kind of their own: of turns so short the log hazard is no less."""
+
 USUAL_PAUSE: Final = (log(0.4), 0.7)
 """Log of seconds, mean and deviation, of pauses within turns, before anything is known of the speaker."""
 PAUSE_WEIGHT: Final = (12.0, 24.0)
@@ -76,9 +80,8 @@ PAUSE_WEIGHT: Final = (12.0, 24.0)
 about 0.7 within a speaker and by 0.3 between speakers: 0.7 ** 2 / 0.3 ** 2 is 5. It is more since of long
 pauses only those come to be known in which nobody cut in.)"""
 USUAL_TURN: Final = (log(2.5), 0.5)
-TURN_WEIGHT: Final = (5.0, 10.0)
-"""The same for turns. What people say to an agent differs between tasks far more than their pauses do: after
-two turns of a word a word is no longer held against its being the end."""
+TURN_WEIGHT: Final = (4.0, 8.0)
+"""The same for turns. What people say to an agent differs between tasks far more than their pauses do."""
 _FRAME_SECONDS = FRAME_SAMPLES / PCM_RATE
 
 
@@ -138,9 +141,10 @@ class AdaptivePause:
         spoken = self._before + pause.speech
         frames = list(self._frames)
         voice = frames[: max(0, len(frames) - round(pause.silence / _FRAME_SECONDS))]
-        return score(
-            self._prosody.cues(b"".join(voice)), spoken - self._chunk_at, self._turns.log_hazard(spoken)
-        )
+        hazard = self._turns.log_hazard(spoken)
+        if spoken < SHORT_ANSWER:
+            hazard = max(hazard, SHORT_HAZARD)
+        return score(self._prosody.cues(b"".join(voice)), spoken - self._chunk_at, hazard)
 
 
 def score(cues: Cues, chunk: float, hazard: float) -> float:

@@ -32,14 +32,17 @@ _WINDOW = 160
 _HOP = 40
 _HOP_SECONDS = _HOP / _RATE
 _FFT = 256
-_LAGS = slice(7, 59)
+_FINE = 2
+"""Lags are looked at in steps of 1/8000 s: at 4 kHz a narrow peak falls between two of them, and the one an
+octave below does not."""
+_LAGS = slice(7 * _FINE, 58 * _FINE + 1)
 """571 to 69 Hz, one more on either side than is used: a peak has neighbours."""
 _HANN = (0.5 - 0.5 * np.cos(2 * pi * (np.arange(_WINDOW) + 0.5) / _WINDOW)).astype(np.float32)
 _BANDS = (9, 14)
 """For the shape of a spectrum: 9 bands of 14 bins, 219 Hz each, from 31 Hz to 2 kHz."""
 _HARMONIC = 0.5
 """Of the autocorrelation at its peak: below, a window has no pitch."""
-_OCTAVE_COST = 0.03
+_OCTAVE_COST = 0.06
 """Of the peak, for each octave that the pitch is lower: of two peaks as high the shorter lag is the pitch."""
 _AUDIBLE_DB = 25.0
 """A window softer than the loudest by more has no pitch worth knowing: breath and room."""
@@ -147,7 +150,7 @@ def _analyse(windows: NDArray[Any]) -> tuple[Floats, Floats]:
     spectrum = np.fft.rfft(windows * _HANN, _FFT)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
     power[:, :2] = 0  # below 30 Hz is no voice
-    likeness = np.fft.irfft(power, _FFT)[:, : _LAGS.stop]
+    likeness = np.fft.irfft(power, _FINE * _FFT)[:, : _LAGS.stop]
     likeness = (likeness[:, _LAGS] / (likeness[:, :1] + 1.0)) * _CORRECTION
     inner = likeness[:, 1:-1]
     peaks = (inner >= likeness[:, :-2]) & (inner >= likeness[:, 2:]) & (inner > _HARMONIC)
@@ -157,13 +160,13 @@ def _analyse(windows: NDArray[Any]) -> tuple[Floats, Floats]:
     left, middle, right = (likeness[rows, best + shift] for shift in (0, 1, 2))
     bend = left - 2 * middle + right
     lag = best + 1 + _LAGS.start + np.where(bend < -1e-6, 0.5 * (left - right) / np.minimum(bend, -1e-6), 0.0)
-    pitch = np.where(scores[rows, best] > 0, np.log2(_RATE / np.maximum(lag, 1.0)), 0.0)
+    pitch = np.where(scores[rows, best] > 0, np.log2(_FINE * _RATE / np.maximum(lag, 1.0)), 0.0)
     return power, pitch.astype(np.float32)
 
 
 def _window_correction() -> Floats:
     """One over the autocorrelation of the window itself, which falls with the lag."""
-    own = np.fft.irfft(np.abs(np.fft.rfft(_HANN, 2 * _FFT)) ** 2)
+    own = np.fft.irfft(np.abs(np.fft.rfft(_HANN, 2 * _FFT)) ** 2, 2 * _FINE * _FFT)
     correction: Floats = (own[0] / own[_LAGS]).astype(np.float32)
     return correction
 
