@@ -103,7 +103,7 @@ class WebrtcActivity:
     def _needed(self, level: float) -> float:
         """The level above which a voice stands out, this frame included in what it stands out from."""
         room = self._room.follow(level)
-        middle = (room + self._peak) / 2
+        middle = max((room + self._peak) / 2, room + 2 * self._margin)
         background = self._background
         background.follow(level, level < middle)
         noise = room + self._margin

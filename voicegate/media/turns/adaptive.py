@@ -18,9 +18,9 @@ where `usual` is the (geometric) mean of this speaker's pauses within turns. `sc
 The weights were fitted (logistic regression, rounded) on the tuning half of the synthetic set in tests/turns
 and on its sentences said by forty other voices of espeak-ng. That they have the signs that the literature
 gives is what they have to do with people. They are few, and each cue is cut off where it has said what it can
-say, so that none decides alone. On that set more than half of what is gained over silence comes from the lengths:
-they are more alike there than in life. What is learned within a call starts from a prior that counts as some
-pauses or turns.
+say, so that none decides alone. On that set more than half of what is gained over silence comes from the
+lengths: they are more alike there than in life. What is learned within a call starts from a prior that counts
+as some pauses or turns.
 """
 
 from __future__ import annotations
