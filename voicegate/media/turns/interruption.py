@@ -28,7 +28,7 @@ class InterruptionSettings:
     pause_after: float = 0.04
     """Of voice. A third frame would save few pauses, and 1 in 20 came later than 150 ms after speech
     begins."""
-    stop_after: float = 0.9
+    stop_after: float = 0.95
     """Of voice ..."""
     stop_strong: float = 0.46
     """... and so much of it strong: "yeah" and "mm-hm" have less of the one, a cough of the other."""
@@ -44,9 +44,9 @@ class InterruptionSettings:
     grace: float = 0.25
     """At an answer's first words nothing pauses: a person may be finishing a word, and synthetic speech
     begins with silence."""
-    grace_together: float = 0.5
-    """Nor so long, where a sound began within the grace: it may be the answer's echo, which takes half a
-    second to be known in a call's first answer."""
+    grace_together: float = 0.4
+    """Nor so long, where a sound began within the grace: it may be the answer's echo, which takes
+    as long to be known in a call's first answer."""
     boundary: float = 1.0
     """What begins in so much of an answer's end is the next turn rather than an interruption."""
 
