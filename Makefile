@@ -4,6 +4,8 @@
 # make test     check, then every test (what .ci/run calls)
 # make bench    beside aiortc: CPU, set-up time and memory per call, data channels; events; killed relays
 # make bench-relay  the relay beside a Go relay, a C forwarder and coturn: CPU per packet, latency, memory per flow
+# make bench-media  the media path beside aiortc and the floors: CPU, smoothness, latency, bad networks, memory
+# make soak     five minutes of calls that come and go: memory, tasks and descriptors must not
 # make clean    remove the virtual environment and the caches
 
 SHELL := /bin/bash
@@ -18,7 +20,7 @@ PY := .venv/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run cluster check test unit bench bench-relay clean system-test system-cluster system-bench-relay
+.PHONY: help run cluster check test unit bench bench-relay bench-media soak clean system-test system-cluster system-bench-relay
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -77,6 +79,12 @@ bench: .venv/.dev system-test
 # Anything else that works on this machine meanwhile is in the figures.
 bench-relay: .venv/.run system-bench-relay
 	@$(PY) -m bench.relay.run $(BENCH)
+
+bench-media: .venv/.dev
+	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.media.run $(BENCH)
+
+soak: .venv/.dev
+	@PATH="$$PWD/.venv/bin:$$PATH" VOICEGATE_SOAK_SECONDS=300 $(PY) -m pytest -s tests/e2e/test_soak.py
 
 system-test:
 	@bash tests/support/system_packages chromium espeak-ng iproute2 redis-server nodejs npm

@@ -108,7 +108,13 @@ class TransceiverConfig(_Section, frozen=True):
     link_listen: str = "127.0.0.1:0"
     control_listen: str = "127.0.0.1:0"
     """Internal HTTP: call allocation by signaling, /healthz, /readyz, /metrics."""
+    workers: int | Literal["auto"] = 1
+    """Processes, where the transceiver is alone in its own; auto: one per usable CPU. Each is a transceiver
+    of its own: worker n has the id, where one is given, and both ports plus n."""
+    pin_cpus: bool = True
+    """Each worker, where there are several, stays on a CPU of its own."""
     max_calls: int = 200
+    """At once, for each worker."""
     max_call_seconds: float = 3600.0
     idle_seconds: float = 35.0
     """A call ends when this long no authenticated packet came (RFC 7675 asks for 30; a background Firefox
@@ -270,6 +276,13 @@ def parse_location(text: str) -> tuple[float, float] | None:
     if not (abs(place[0]) <= 90 and abs(place[1]) <= 180):
         raise ValueError(f"{text!r} is no place: latitude is from -90 to 90, longitude from -180 to 180")
     return place
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """How many worker processes a role has that is the only one of its process; 0: it has none."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
 def parse_listen(text: str) -> tuple[str, int]:

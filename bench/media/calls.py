@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bench.media.contenders import Contender
+from bench.media.contenders import Contender, busy_seconds
 from tests.support.light_client import Fleet, LightCall
 from voicegate.load.client import LightClient
 from voicegate.load.driver import Driver
@@ -67,6 +67,8 @@ class Sample:
     """Seconds of what is measured."""
     others: dict[str, float]
     """CPU seconds of the other processes of the gateway, by name."""
+    foreign: float
+    """Seconds that somebody else had the CPU of what is measured: it was not alone."""
     lateness_p99: float
     """How late the generator itself was, p99 since its start, seconds."""
 
@@ -89,15 +91,18 @@ class Calls:
         if self.contender.agent is not None:
             self.contender.agent.command(forget=True)
         cpu, others = self.contender.cpu_seconds(), self.contender.others_seconds()
+        busy = busy_seconds(self.contender.cpu)
         begun = time.monotonic()
         time.sleep(seconds)
         ended = time.monotonic()
         after = self.contender.others_seconds()
+        cpu = self.contender.cpu_seconds() - cpu
         return Sample(
             begun,
             ended,
-            self.contender.cpu_seconds() - cpu,
+            cpu,
             {name: after[name] - before for name, before in others.items()},
+            max(0.0, busy_seconds(self.contender.cpu) - busy - cpu),
             self.driver.lateness.percentile(0.99) or 0.0,
         )
 
@@ -130,7 +135,9 @@ def calls_up(
 
         def start(number: int) -> tuple[str, LightCall]:
             name = f"c{number}"
-            query = "" if contender.gate is None and not listen else f"?{'listen' if listen else 'model'}={name}"
+            query = f"?listen={name}" if listen else ""
+            if contender.gate is not None:
+                query = f"?model={name}"
             wanted = dict(options, candidate_in_offer=contender.gate is None)
             return name, fleet.call(contender.url + query, frames, **wanted)
 

@@ -103,7 +103,9 @@ def last_before_pause(heard: Sequence[Heard], times: Iterable[float], pause: flo
     return found
 
 
-def spectral_distance(clean: NDArray[Any], other: NDArray[Any], *, floor: float = 1e-4) -> tuple[float, float]:
+def spectral_distance(
+    clean: NDArray[Any], other: NDArray[Any], *, floor: float = 1e-4
+) -> tuple[float, float]:
     """(mean log-spectral distance in dB over frames with speech, share of them further than 6 dB).
 
     Both are s16 at 24 kHz and on one line of samples. Frames of 20 ms, Hann, power spectra up to 8 kHz in

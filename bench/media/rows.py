@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,8 @@ class Row:
         return self.measured >= self.goal if self.at_least else self.measured <= self.goal
 
     def cells(self) -> list[str]:
-        goal = "" if self.goal is None else f"{'>=' if self.at_least else '<='} {_number(self.goal)}{self.unit}"
+        sign = ">=" if self.at_least else "<="
+        goal = "" if self.goal is None else f"{sign} {_number(self.goal)}{self.unit}"
         verdict = {None: "", True: "reached", False: "missed"}[self.reached]
         return [self.what, f"{_number(self.measured)}{self.unit}", goal, verdict]
 
@@ -35,6 +39,10 @@ class Row:
             "at_least": self.at_least,
             "reached": self.reached,
         }
+
+
+Rows = tuple[list[Row], Figures]
+"""What a section adds to the table, and all that it measured."""
 
 
 def _number(value: float) -> str:

@@ -68,6 +68,7 @@ class LightCall(LightClient):
         nominate_after: float = 0.0,
         inject: Callable[[str], Sequence[bytes]] | None = None,
         channel: Wanted | None = None,
+        red: bool = False,
     ) -> None:
         """`frames` are 20-ms Opus packets said once (or for ever with `loop`), silence follows.
 
@@ -75,7 +76,7 @@ class LightCall(LightClient):
         at "answered" (before the first check), "ice" (the path works, no DTLS came yet), "hello" (before the
         first DTLS output), "connected".
         """
-        super().__init__(certificate, source, self, channel=channel, nominate_after=nominate_after)
+        super().__init__(certificate, source, self, channel=channel, nominate_after=nominate_after, red=red)
         self.frames = frames
         self.loop = loop
         self.speak = True
@@ -101,6 +102,7 @@ class LightCall(LightClient):
             setup=self.setup,
             candidate=self.local if self.candidate_in_offer else None,
             max_message_size=self.wanted.max_message_size if self.wanted else None,
+            red=self.red is not None,
         )
 
     def accept_answer(self, text: str, now: float, *, ipv6: bool | None = None) -> None:

@@ -17,8 +17,16 @@ from typing import Final, Protocol
 from voicegate.load.channel import EventChannel, Wanted
 from voicegate.load.figures import Figures
 from voicegate.load.ice import CONSENT_LIMIT, NEVER, ControllingIce, Randomness
-from voicegate.load.offer import Address, Answer, build_offer, parse_answer_untrusted
+from voicegate.load.offer import (
+    OPUS_TYPE,
+    RED_TYPE,
+    Address,
+    Answer,
+    build_offer,
+    parse_answer_untrusted,
+)
 from voicegate.load.reception import Reception
+from voicegate.media.redundancy import RedSender
 from voicegate.proto import rtp
 from voicegate.proto.dtls import DtlsCertificate, DtlsClosed, DtlsConnected, DtlsData, DtlsEndpoint
 from voicegate.proto.errors import BadPacket
@@ -85,12 +93,14 @@ class LightClient:
         channel: Wanted | None = None,
         interrupt_after: float | None = None,
         nominate_after: float = 0.0,
+        red: bool = False,
         setup_seconds: float = CONSENT_LIMIT,
         wall_offset: float = 0.0,
     ) -> None:
         """`channel`: offer data channels and open this one; it is in `self.channel` from "connected" on.
         `interrupt_after`: interrupt each reply that many seconds in (needs the channel). `nominate_after`
-        holds USE-CANDIDATE back that long, as libwebrtc does on slow paths. `setup_seconds`: give up when no
+        holds USE-CANDIDATE back that long, as libwebrtc does on slow paths. `red`: offer redundant audio, and
+        say every frame twice where the answer takes it. `setup_seconds`: give up when no
         check is answered so long. `wall_offset`: calendar time less `now`.
         """
         self.certificate = certificate
@@ -98,6 +108,7 @@ class LightClient:
         self.voice = Voice(random, talk)
         self.reception = Reception(figures or Figures(), interrupt_after)
         self.wanted = channel
+        self.red = RedSender(OPUS_TYPE) if red else None
         self.channel: EventChannel | None = None
         self.counts: Counter[str] = Counter()
         self.ice = ControllingIce(random, self.counts, nominate_after=nominate_after, patience=setup_seconds)
@@ -128,6 +139,7 @@ class LightClient:
             fingerprint=self.certificate.fingerprint.hex(":").upper(),
             ssrc=self.voice.ssrc,
             max_message_size=self.wanted.max_message_size if self.wanted else None,
+            red=self.red is not None,
         )
 
     def accept_answer(self, text: str, now: float, *, ipv6: bool | None = None) -> None:
@@ -269,6 +281,8 @@ class LightClient:
         """Send one packet now; what was sent."""
         assert self.srtp is not None and self.reporter is not None, "nothing is due before they are there"
         assert self.answer is not None and self.ice.remote is not None
+        if self.red is not None and self.answer.payload_type == RED_TYPE:
+            payload = self.red.wrap(payload, self.voice.timestamp)
         protected = self.srtp.protect_rtp(self.voice.packet(self.answer.payload_type, payload))
         self._transmits.append((protected, self.ice.remote))
         self.reporter.sent(self.voice.timestamp, len(payload), now)

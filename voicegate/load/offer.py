@@ -11,6 +11,8 @@ Address = tuple[str, int]
 
 OPUS_TYPE = 111
 """Our payload type of Opus: Chromium's."""
+RED_TYPE = 63
+"""Of redundant audio (RFC 2198): Chromium's as well."""
 MAX_TOKEN = 256
 """Characters of a ufrag or password, RFC 8839 section 5.4."""
 MAX_CANDIDATES = 16
@@ -42,9 +44,11 @@ def build_offer(
     setup: str = "actpass",
     candidate: Address | None = None,
     max_message_size: int | None = None,
+    red: bool = False,
 ) -> str:
     """An offer of Opus or G.711 audio, and of data channels when `max_message_size` is given.
 
+    `red`: redundant audio over Opus as well.
     `fingerprint` is the SHA-256 in SDP's spelling; `candidate` a UDP address that the other side may check.
     """
     transport = [
@@ -62,7 +66,7 @@ def build_offer(
         "a=group:BUNDLE 0" + (" 1" if max_message_size is not None else ""),
         "a=extmap-allow-mixed",
         "a=msid-semantic: WMS stream",
-        f"m=audio 9 UDP/TLS/RTP/SAVPF {OPUS_TYPE} 0 8",
+        f"m=audio 9 UDP/TLS/RTP/SAVPF {OPUS_TYPE}{f' {RED_TYPE}' if red else ''} 0 8",
         "c=IN IP4 0.0.0.0",
         "a=rtcp:9 IN IP4 0.0.0.0",
         *transport,
@@ -81,6 +85,8 @@ def build_offer(
         f"a=ssrc:{ssrc} cname:light",
         f"a=ssrc:{ssrc} msid:stream track",
     ]
+    if red:
+        lines += [f"a=rtpmap:{RED_TYPE} red/48000/2", f"a=fmtp:{RED_TYPE} {OPUS_TYPE}/{OPUS_TYPE}"]
     if candidate is not None:
         host, port = candidate
         lines += [f"a=candidate:1 1 udp 2130706431 {host} {port} typ host", "a=end-of-candidates"]

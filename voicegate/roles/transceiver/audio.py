@@ -8,6 +8,7 @@ RTCP  reports about both, every 5 s or so; BYE at the end
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -168,7 +169,7 @@ class CallAudio:
             self._keep_early(pcm)
             return
         self._playout.push(pcm, now)
-        self._send_due_frame(now)
+        self._take_frame(now)
 
     def end_of_audio(self, now: float) -> None:
         """Nothing more belongs to this response: a last partial frame may go."""
@@ -176,7 +177,7 @@ class CallAudio:
             self._early_ended = True
             return
         self._playout.end_of_audio(now)
-        self._send_due_frame(now)
+        self._take_frame(now)
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued. True when there was something."""
@@ -200,7 +201,7 @@ class CallAudio:
         """(is RTCP, packet in the clear), or None."""
         return self.packets.popleft() if self.packets else None
 
-    def _send_due_frame(self, now: float) -> None:
+    def _take_frame(self, now: float) -> None:
         frame = self._playout.poll_frame()
         if frame is None:
             return
@@ -243,23 +244,34 @@ class CallAudio:
 
     # Time
 
+    def send_due_frame(self, now: float) -> None:
+        """`handle_timeout` while nothing else is due."""
+        self._playout.handle_timeout(now)
+        self._take_frame(now)
+
     def handle_timeout(self, now: float) -> None:
         self._receive.handle_timeout(now)
-        self._playout.handle_timeout(now)
-        self._send_due_frame(now)
+        self.send_due_frame(now)
         self._reporter.handle_timeout(now, now + self._wall_offset)
         if self._reporter.outgoing:
             self._send_reports()
 
     def next_deadline(self) -> float | None:
         """The earliest of the next frame, the next gap, or silence, and the next report."""
-        deadline = self._reporter.next_deadline()
-        frame, gap = self._playout.next_deadline(), self._receive.next_deadline()
-        if frame is not None and (deadline is None or frame < deadline):
-            deadline = frame
-        if gap is not None and (deadline is None or gap < deadline):
-            deadline = gap
-        return deadline
+        deadline = min(self.frame_deadline(), self.others_deadline())
+        return None if deadline == math.inf else deadline
+
+    def frame_deadline(self) -> float:
+        """When the next frame of the agent's is due; infinite without one."""
+        deadline = self._playout.next_deadline()
+        return math.inf if deadline is None else deadline
+
+    def others_deadline(self) -> float:
+        """When anything else is: a frame that is sent does not change it."""
+        gap, report = self._receive.next_deadline(), self._reporter.next_deadline()
+        if gap is None or (report is not None and report < gap):
+            gap = report
+        return math.inf if gap is None else gap
 
     def statistics(self) -> dict[str, object]:
         return {

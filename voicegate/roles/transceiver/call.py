@@ -14,6 +14,7 @@ It ends once, for the first `EndReason` that happens; after that every input is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from enum import Enum
 
@@ -127,6 +128,13 @@ class Call:
             if self.audio.packets:
                 self._drain_audio()
 
+    def send_due_frame(self, now: float) -> None:
+        """`handle_timeout` while nothing but a frame of the agent's is due."""
+        if self.state is CallState.ACTIVE:
+            self.audio.send_due_frame(now)
+            if self.audio.packets:
+                self._drain_audio()
+
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         return self._transmits.popleft() if self._transmits else None
 
@@ -149,10 +157,19 @@ class Call:
             self._rearm()
 
     def next_deadline(self) -> float | None:
+        deadline = self.others_deadline()
+        return deadline if deadline is None else min(deadline, self.frame_deadline())
+
+    def frame_deadline(self) -> float:
+        """When the next frame of the agent's is due; infinite without one."""
+        return self.audio.frame_deadline() if self.state is CallState.ACTIVE else math.inf
+
+    def others_deadline(self) -> float | None:
+        """When something other than a frame of the agent's is due. A frame does not change it."""
         if self.state is not CallState.ACTIVE:
             return None if self.state is CallState.ENDED else self._chores_at
-        audio = self.audio.next_deadline()
-        return audio if audio is not None and audio < self._chores_at else self._chores_at
+        audio = self.audio.others_deadline()
+        return audio if audio < self._chores_at else self._chores_at
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""

@@ -257,11 +257,11 @@ class Conversation:
         self._buffer_events()
 
     def next_deadline(self) -> float | None:
-        deadline = self._playback.next_deadline()
-        for other in (self._responses.next_deadline(), self._session.next_deadline()):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
-        return deadline
+        deadline, response = self._playback.next_deadline(), self._responses.next_deadline()
+        if response is not None and (deadline is None or response < deadline):
+            deadline = response
+        update = self._session.next_deadline()
+        return update if update is not None and (deadline is None or update < deadline) else deadline
 
     def poll_to_agent(self) -> bytes | None:
         """The next event for the agent, as JSON."""

@@ -106,7 +106,7 @@ class TransceiverCore:
         )
         self.totals["calls"] += 1
         self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
-        self._arm(entry)
+        self._arm(entry, entry.next_deadline())
         return entry.call.call_id, answer
 
     def close(self, call_id: str, now: float, reason: EndReason, detail: str = "") -> bool:
@@ -233,8 +233,11 @@ class TransceiverCore:
             if entry.armed == deadline:
                 entry.armed = None
                 try:
-                    entry.handle_timeout(now)
-                    self._drain(entry, now)
+                    if entry.handle_timeout(now):
+                        self._drain(entry, now)
+                    else:
+                        self._send(entry)
+                        self._arm(entry, entry.next_frame())
                 except Exception as error:
                     self._contain(entry, error, now)
 
@@ -315,7 +318,7 @@ class TransceiverCore:
                 self._remove(entry, event, now)
                 return
         self._send(entry)
-        self._arm(entry)
+        self._arm(entry, entry.next_deadline())
 
     def _send(self, entry: Entry) -> None:
         while (transmit := entry.call.poll_transmit()) is not None:
@@ -337,8 +340,7 @@ class TransceiverCore:
             self._remove(entry, call.ended or Ended(EndReason.INTERNAL_ERROR, ""), now)
             self._events.append((call.call_id, Ended(EndReason.INTERNAL_ERROR, "")))
 
-    def _arm(self, entry: Entry) -> None:
-        deadline = entry.next_deadline()
+    def _arm(self, entry: Entry, deadline: float | None) -> None:
         if deadline is not None and (entry.armed is None or deadline < entry.armed):
             entry.armed = deadline
             heapq.heappush(self._wheel, (deadline, entry.serial, entry))

@@ -35,7 +35,7 @@ class Upstream(NamedTuple):
 class Entry:
     """One call. `serial` orders equal deadlines."""
 
-    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
+    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
 
     def __init__(
         self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
@@ -50,6 +50,8 @@ class Entry:
         self.armed: float | None = None
         """The deadline of this call's valid entry in the wheel."""
         self.tap: Tap | None = None
+        self._others_due = 0.0
+        """When something other than a frame of the agent's is due, as `next_deadline` saw it last."""
 
     def record(self, tap: Tap) -> None:
         """Leave what is heard, said and told from now on there."""
@@ -57,20 +59,38 @@ class Entry:
         self.tap = self.call.audio.tap = tap if line == PCM_LINE else PcmTap(tap, line)
         self.conversation.record(tap)
 
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due: the media first, for the conversation looks at what was played."""
+    def handle_timeout(self, now: float) -> bool:
+        """Do what is due: the media first, for the conversation looks at what was played.
+
+        False: that was at most a frame of the agent's, so there is nothing to `exchange`.
+        """
+        if now + _TOLERANCE < self._others_due:
+            self.call.send_due_frame(now)
+            return False
         self.call.handle_timeout(now)
         if self.call.ended is None:
             due = self.conversation.next_deadline()
             if due is not None and due <= now + _TOLERANCE:  # not for each frame
                 self.conversation.handle_timeout(now)
+        return True
 
     def next_deadline(self) -> float | None:
-        deadline = self.call.next_deadline()
-        if deadline is None or self.call.ended is not None:
-            return deadline
-        conversation = self.conversation.next_deadline()
-        return deadline if conversation is None else min(deadline, conversation)
+        """After anything but a frame of the agent's."""
+        call = self.call
+        deadline = call.others_deadline()
+        if deadline is None:
+            return None
+        if call.ended is None:
+            conversation = self.conversation.next_deadline()
+            if conversation is not None and conversation < deadline:
+                deadline = conversation
+        self._others_due = deadline
+        return self.next_frame()
+
+    def next_frame(self) -> float:
+        """`next_deadline` after a frame of the agent's, which changes only when the next one is due."""
+        frame = self.call.frame_deadline()
+        return frame if frame < self._others_due else self._others_due
 
     def exchange(self, now: float, upstream: deque[Upstream], sidebands: deque[tuple[str, bytes]]) -> None:
         """Carry events between channel, conversation, agent and sidebands until all is still."""

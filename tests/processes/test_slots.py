@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicegate.roles.relay.slots import (
+from voicegate.processes.slots import (
     HANG_SECONDS,
     LONGEST_PAUSE,
     LOOP_SECONDS,

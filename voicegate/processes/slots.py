@@ -1,6 +1,6 @@
 """Which worker serves which slot, and when another is started. Pure; `supervisor` has the processes.
 
-Theory of operation. A relay has a fixed number of *slots*, each with its own sockets. A *worker* is started
+Theory of operation. A role has a fixed number of *slots*, each with its own addresses. A *worker* is started
 without a slot, gets *warm* (everything loaded, the registry read), and is given the first slot that is empty.
 One worker more than there are slots is kept warm: the *spare*.
 
