@@ -14,6 +14,7 @@ import pytest
 from tests.support.speech import Sound, read_wav
 from tests.turns.espeak import RATE
 from tests.turns.labelled import HALVES, labelled_set
+from tests.turns.oracle import Oracle
 from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS, Half
 from tests.turns.voices import TONES, voices
 from voicegate.media.turns.activity import WebrtcActivity
@@ -111,6 +112,15 @@ def test_nothing_but_the_voice_tells_an_end_from_a_pause(half: Half) -> None:
     assert Counter(lengths).most_common(1)[0][1] < 0.08 * len(lengths)
     assert Counter(tails).most_common(1)[0][1] < 0.08 * len(tails)
     assert abs(np.median(differences)) < 1.0
+
+
+@both_halves
+def test_how_much_the_tones_alone_could_tell(half: Half) -> None:
+    """Much at 300 ms. Not 0.6 of the silence that is needed at 5 %: there the longest pauses count, and some
+    of them come after a fall, as people's do."""
+    oracle = Oracle(_rows(half))
+    assert 0.25 < oracle.cut_ins_at(0.3) / oracle.silence_cut_ins_at(0.3) < 0.45
+    assert 0.6 < oracle.wait_at(0.05) / oracle.silence_at(0.05) < 0.75
 
 
 def _sentences(half: Half) -> set[str]:

@@ -22,7 +22,7 @@ SOUND = Overlap(
     paused=False,
 )
 HELD = replace(SOUND, paused=True)
-LONG = replace(HELD, seconds=1.0, voiced=0.9, strong=0.6)
+LONG = replace(HELD, seconds=1.0, voiced=0.96, strong=0.6)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,10 @@ LONG = replace(HELD, seconds=1.0, voiced=0.9, strong=0.6)
         (SOUND, Action.PAUSE, "voice"),
         (replace(SOUND, seconds=0.02, voiced=0.02), Action.IGNORE, "short"),
         (replace(SOUND, silence=0.1), Action.IGNORE, "short"),
-        (replace(SOUND, seconds=0.6, voiced=0.2), Action.IGNORE, "short"),
-        (replace(SOUND, agent=0.2), Action.IGNORE, "grace"),
+        (replace(SOUND, seconds=0.1, agent=0.2), Action.IGNORE, "grace"),
+        (replace(SOUND, seconds=0.3, agent=0.38), Action.IGNORE, "grace"),
+        (replace(SOUND, seconds=0.1, agent=0.4), Action.PAUSE, "voice"),
+        (replace(SOUND, seconds=0.4, agent=0.42), Action.PAUSE, "voice"),
         (replace(SOUND, remaining=0.9), Action.IGNORE, "ending"),
         (replace(SOUND, remaining=1.1), Action.PAUSE, "voice"),
         (HELD, Action.IGNORE, "waiting"),
@@ -41,6 +43,9 @@ LONG = replace(HELD, seconds=1.0, voiced=0.9, strong=0.6)
         (replace(HELD, remaining=0.5, seconds=0.6, silence=0.4), Action.RESUME, "short"),
         (LONG, Action.STOP, "duration"),
         (replace(LONG, paused=False), Action.STOP, "duration"),
+        (replace(LONG, strong=0.95), Action.RESUME, "background"),
+        (replace(LONG, strong=0.95, paused=False), Action.IGNORE, "background"),
+        (replace(LONG, strong=0.95, said="no, wait"), Action.STOP, "words"),
         (replace(LONG, strong=0.3), Action.IGNORE, "waiting"),
         (replace(LONG, seconds=2.0, voiced=1.6, strong=0.3), Action.STOP, "duration"),
         (replace(LONG, seconds=4.0, voiced=1.6), Action.IGNORE, "waiting"),

@@ -104,7 +104,7 @@ def test_a_finished_word_at_the_agents_first_one_holds_nothing() -> None:
     call = answering(Call(), after=0.04)
     call.voice(1.0)
     assert call.kinds()[0] == "OutputPaused"
-    assert call.when(OutputPaused) == pytest.approx(0.76)  # the first frame that ends after the grace
+    assert call.when(OutputPaused) == pytest.approx(0.9)  # 0.4 s of the answer
     assert seconds(call.one(SpeechStarted).at) == pytest.approx(0.54 - 0.3)
 
 
@@ -240,7 +240,8 @@ def test_the_policy_is_told_the_truth() -> None:
     call.quiet(0.04)
     seen = policy.seen[-1]
     assert (seen.seconds, seen.voiced, seen.silence, seen.agent) == pytest.approx((0.24, 0.2, 0.04, 1.24))
-    assert (seen.level, seen.echo, seen.remaining) == pytest.approx((-20.0, 0.0, 2.76))
+    assert (seen.level, seen.strong) == (pytest.approx(-20.9, abs=0.1), pytest.approx(0.16))
+    assert (seen.echo, seen.remaining) == pytest.approx((0.0, 2.76))
     assert (seen.paused, seen.words, seen.said) == (False, None, None)
     policy.action = Action.PAUSE
     call.voice(0.4)

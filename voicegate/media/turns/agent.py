@@ -157,7 +157,8 @@ class Agent:
         action, reason = self._policy.decide(seen)
         undecided = action is Action.IGNORE or action is Action.PAUSE
         if undecided and output.held_since is not None and now - output.held_since >= HELD_MOST - EPSILON:
-            action, reason = Action.STOP if seen.silence < STILL_SPEAKING else Action.RESUME, "held"
+            going_on = seen.silence < STILL_SPEAKING and seen.voiced >= seen.seconds / 2
+            action, reason = Action.STOP if going_on else Action.RESUME, "held"
         if action is Action.STOP:
             return self._stop(overlap, seen, reason)
         if action is Action.PAUSE and not output.held:
