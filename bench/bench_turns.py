@@ -29,7 +29,7 @@ from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.turns.manifest import read_turns
-from voicegate.turns.wav import read_frames
+from voicegate.turns.sound import read_frames
 
 RUNS = 5
 TURNS = 40
