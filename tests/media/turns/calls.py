@@ -13,18 +13,22 @@ from voicegate.media.turns.plugins import Hop, InterruptionPolicy, Pause, Verdic
 from voicegate.media.turns.settings import TurnSettings
 
 VOICE = b"\x01" + bytes(FRAME_BYTES - 1)
+BABBLE = b"\x02" + bytes(FRAME_BYTES - 1)
 QUIET = bytes(FRAME_BYTES)
 START = 1000.0
 D = TypeVar("D")
 
 
 class MarkedActivity:
-    """A frame that begins with 1 is a voice. One in five is weak, as syllables have it."""
+    """A frame that begins with 1 is a voice: one in five is weak, as syllables have it. With 2: people at the
+    other end of the room, who are always as loud."""
 
     def __init__(self) -> None:
         self._voiced = 0
 
     def push(self, frame: bytes) -> Hop:
+        if frame[0] == 2:
+            return Hop(True, -42.0)
         if frame[0] != 1:
             return Hop(False, -100.0)
         self._voiced += 1

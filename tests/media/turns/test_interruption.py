@@ -47,8 +47,10 @@ LONG = replace(HELD, seconds=1.0, voiced=0.96, strong=0.6)
         (replace(LONG, strong=0.95, paused=False), Action.IGNORE, "background"),
         (replace(LONG, strong=0.95, said="no, wait"), Action.STOP, "words"),
         (replace(LONG, strong=0.3), Action.IGNORE, "waiting"),
-        (replace(LONG, seconds=2.0, voiced=1.6, strong=0.3), Action.STOP, "duration"),
-        (replace(LONG, seconds=4.0, voiced=1.6), Action.IGNORE, "waiting"),
+        (replace(LONG, seconds=2.0, voiced=1.6, strong=0.3), Action.IGNORE, "waiting"),
+        (replace(LONG, seconds=60.0, voiced=1.6), Action.STOP, "duration"),
+        (replace(LONG, seconds=60.0, voiced=1.4), Action.IGNORE, "waiting"),
+        (replace(LONG, seconds=2.5, voiced=1.2), Action.IGNORE, "waiting"),
         (replace(HELD, said="No, wait!"), Action.STOP, "words"),
         (replace(HELD, said="yeah but no"), Action.STOP, "words"),
         (replace(HELD, said="Mm-hm."), Action.IGNORE, "waiting"),
@@ -63,7 +65,9 @@ def test_an_overlap(overlap: Overlap, action: Action, reason: str) -> None:
 
 
 def test_settings_move_it() -> None:
-    patient = DefaultPolicy(InterruptionSettings(pause_after=0.3, stop_after=2.0, stop_at_last=3.0))
+    patient = DefaultPolicy(
+        InterruptionSettings(pause_after=0.3, stop_after=2.0, stop_after_acknowledgements=3.0)
+    )
     assert patient.decide(SOUND)[0] is Action.IGNORE
     assert patient.decide(LONG)[0] is Action.IGNORE
     assert patient.decide(replace(LONG, seconds=2.5, voiced=2.4))[0] is Action.STOP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.media.turns.calls import QUIET, VOICE, Call, ScriptedJudge, seconds
+from tests.media.turns.calls import BABBLE, QUIET, VOICE, Call, ScriptedJudge, seconds
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.agent import HELD_MOST
 from voicegate.media.turns.decisions import (
@@ -94,6 +94,19 @@ def test_acknowledgements_do_not_add_up_to_an_interruption() -> None:
         call.voice(0.4)
         call.quiet(0.6)
     assert call.kinds() == ["OutputPaused", "OutputResumed"] * 5
+
+
+def test_other_people_in_the_room_do_not_interrupt_and_do_not_hide_who_does() -> None:
+    call = answering(Call())
+    call.frames(BABBLE, 60.0)
+    assert call.kinds() == ["OutputPaused", "OutputResumed"]
+    assert call.one(OutputResumed).reason == "background"
+    call.voice(0.04)
+    call.frames(BABBLE, 1.0)
+    assert "OutputStopped" not in call.kinds()  # a click is not enough
+    call.voice(1.5)
+    assert call.kinds()[2:] == ["OutputStopped", "SpeechStarted"]
+    assert call.one(OutputStopped).after < 1.0 + 60 + 1.04 + 1.0
 
 
 def test_a_finished_word_at_the_agents_first_one_holds_nothing() -> None:

@@ -58,10 +58,6 @@ class Agent:
         """Whether an answer is under way, held or not."""
         return self._output.speaking
 
-    @property
-    def _interruptible_now(self) -> bool:
-        return self._interruptible and not self._protected
-
     def send(self, frame: bytes, now: float) -> None:
         self._echo.send(frame, now)
 
@@ -157,7 +153,7 @@ class Agent:
         action, reason = self._policy.decide(seen)
         undecided = action is Action.IGNORE or action is Action.PAUSE
         if undecided and output.held_since is not None and now - output.held_since >= HELD_MOST - EPSILON:
-            going_on = seen.silence < STILL_SPEAKING and seen.voiced >= seen.seconds / 2
+            going_on = seen.silence < STILL_SPEAKING and seen.density >= 0.5
             action, reason = Action.STOP if going_on else Action.RESUME, "held"
         if action is Action.STOP:
             return self._stop(overlap, seen, reason)
@@ -170,6 +166,10 @@ class Agent:
             else:  # not for what was said so far, which goes on
                 self._let_go(overlap, reason, now)
         return None
+
+    @property
+    def _interruptible_now(self) -> bool:
+        return self._interruptible and not self._protected
 
     def _stop(self, overlap: OpenOverlap, seen: Overlap, reason: str) -> Speech:
         self._overlap = self._settled = None

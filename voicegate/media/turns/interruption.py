@@ -32,8 +32,8 @@ class InterruptionSettings:
     """Of voice ..."""
     stop_strong: float = 0.46
     """... and so much of it strong: "yeah" and "mm-hm" have less of the one, a cough of the other."""
-    stop_at_last: float = 1.5
-    """Of voice, whatever it is like, or when the transcript has only words that go with listening so far."""
+    stop_after_acknowledgements: float = 1.5
+    """Of voice, when the transcript has only words that go with listening so far."""
     resume_after: float = 0.4
     """Of silence behind a sound that did not stop: longer than within a word, shorter than a wait."""
     density: float = 0.5
@@ -74,7 +74,7 @@ class DefaultPolicy:
             if overlap.silence >= settings.resume_after:
                 return Action.RESUME, "acknowledgement" if acknowledgement else "short"
             return (Action.RESUME, "background") if background else (Action.IGNORE, "waiting")
-        if background:
+        if overlap.voiced >= settings.stop_after:  # it was let go of before
             return Action.IGNORE, "background"
         if overlap.silence == 0.0 and overlap.voiced >= settings.pause_after:
             return Action.PAUSE, "voice"
@@ -90,12 +90,12 @@ class DefaultPolicy:
     def _goes_on(self, overlap: Overlap, *, acknowledgement: bool) -> bool:
         """Whether it has lasted too long for a listener's sound."""
         settings = self._settings
-        if overlap.voiced < settings.density * (overlap.seconds - overlap.silence):
-            return False
-        if overlap.voiced >= settings.stop_at_last:
-            return True
-        enough = overlap.voiced >= settings.stop_after and overlap.strong >= settings.stop_strong
-        return enough and not acknowledgement
+        enough = settings.stop_after_acknowledgements if acknowledgement else settings.stop_after
+        return (
+            overlap.voiced >= enough
+            and overlap.strong >= settings.stop_strong
+            and overlap.density >= settings.density
+        )
 
 
 def _acknowledges(said: str | None) -> bool | None:

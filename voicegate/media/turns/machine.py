@@ -50,7 +50,7 @@ class TurnMachine:
         if microphone.heard_at is None and not self._agent.speaking:
             self._silence.began(now, 0, after_answer=False)
         for frame in microphone.frames(pcm, now):
-            hop = microphone.judge(frame)
+            hop = microphone.detect(frame)
             echo = self._agent.is_echo(hop, now)
             if echo:
                 hop = Hop(False, hop.level)

@@ -73,7 +73,7 @@ class Microphone:
         for at in range(0, whole, FRAME_BYTES):
             yield data[at : at + FRAME_BYTES]
 
-    def judge(self, frame: bytes) -> Hop:
+    def detect(self, frame: bytes) -> Hop:
         """What voice activity says of the next frame."""
         return self._activity.push(frame)
 

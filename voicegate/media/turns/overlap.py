@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Final
 
 from voicegate.media.codec import FRAME_SECONDS, PCM_RATE
-from voicegate.media.turns.plugins import Hop
+from voicegate.media.turns.plugins import OVERLAP_WINDOW, Hop
 
 STRONG: Final = 12.0
 """dB below its loudest frame. A cough falls by 10 dB in 0.1 s from its beginning; speech stays and comes back
 there with every syllable."""
+_UNVOICED: Final = -math.inf
 
 
 class OpenOverlap:
-    """Not decided yet."""
+    """Not decided yet. Its figures look back for OVERLAP_WINDOW."""
 
-    __slots__ = ("_echoes", "_levels", "_voiced", "last_voice", "likely", "onset", "said")
+    __slots__ = ("_echoes", "_levels", "last_voice", "likely", "onset", "said")
 
     def __init__(self, onset: int) -> None:
         self.onset = onset
@@ -26,16 +28,17 @@ class OpenOverlap:
         self.likely = False
         """Whether its voice ever went on for longer than a click."""
         self.said: str | None = None
-        self._echoes = 0
-        self._levels: list[float] = []  # of its voiced frames, dBFS
+        frames = round(OVERLAP_WINDOW / FRAME_SECONDS)
+        self._levels: deque[float] = deque(maxlen=frames)  # of each frame, dBFS
+        self._echoes: deque[bool] = deque(maxlen=frames)
 
     def hear(self, hop: Hop, echo: bool, position: int, likely: bool) -> None:
         """A frame that ends at `position`. `echo`: there was voice in it, but the agent's own."""
-        self._echoes += echo
+        self._echoes.append(echo)
+        self._levels.append(hop.level if hop.voiced else _UNVOICED)
         self.likely = self.likely or likely
         if hop.voiced:
             self.last_voice = position
-            self._levels.append(hop.level)
 
     def seconds(self, position: int) -> float:
         """Since its first voice, at this sample."""
@@ -44,21 +47,25 @@ class OpenOverlap:
     @property
     def voiced(self) -> float:
         """Seconds."""
-        return len(self._levels) * FRAME_SECONDS
+        return (len(self._levels) - self._levels.count(_UNVOICED)) * FRAME_SECONDS
 
     @property
     def strong(self) -> float:
-        """Seconds of it that are nearly as loud as its loudest."""
-        least = max(self._levels, default=0.0) - STRONG
-        return sum(level >= least for level in self._levels) * FRAME_SECONDS
+        """Seconds of voice that are nearly as loud as its loudest."""
+        loudest = max(self._levels, default=_UNVOICED)
+        if loudest == _UNVOICED:
+            return 0.0
+        return sum(level >= loudest - STRONG for level in self._levels) * FRAME_SECONDS
 
     @property
     def echo(self) -> float:
         """How much of all voice in it was the agent's own."""
-        return self._echoes / (self._echoes + len(self._levels)) if self._echoes else 0.0
+        echoes = self._echoes.count(True)
+        return echoes / (echoes + self.voiced / FRAME_SECONDS) if echoes else 0.0
 
     @property
     def level(self) -> float:
         """Mean of the voiced frames, dBFS."""
-        power = sum(10 ** (level / 10) for level in self._levels)
-        return 10 * math.log10(power / len(self._levels)) if power else -100.0
+        voiced = [level for level in self._levels if level != _UNVOICED]
+        power = sum(10 ** (level / 10) for level in voiced)
+        return 10 * math.log10(power / len(voiced)) if power else -100.0
