@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from voicegate.turns.wav import read_frames
 
 from bench.report import save, table
 from voicegate.media.codec import FRAME_BYTES, FRAME_SECONDS, PCM_RATE
@@ -30,6 +29,7 @@ from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.turns.manifest import read_turns
+from voicegate.turns.sound import read_frames
 
 RUNS = 5
 TURNS = 40
