@@ -111,9 +111,8 @@ def test_who_answers_in_a_word_is_answered_sooner_each_time() -> None:
     for _ in range(6):
         holds.append(heard(judge, word, 0.4).hold)
         judge.ended(pause(0.4, 0.5))
-    assert holds[0] < 1.7
-    assert holds[2:] == sorted(holds[2:], reverse=True)
-    assert holds[5] < 0.6 * holds[0]
+    assert holds[0] < 1.2
+    assert holds[5] < 0.9 * holds[0]
 
 
 def test_each_cue_has_the_sign_that_people_give_it() -> None:
