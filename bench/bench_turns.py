@@ -36,7 +36,7 @@ TURNS = 40
 
 
 class Watched:
-    """A judge whose judgements are timed. The clock's own cost is in it: 0.1 us."""
+    """A judge whose judgements are timed. The clock's own cost is in it: 0.3 us."""
 
     inline = True
 
@@ -51,9 +51,9 @@ class Watched:
 
     def judge(self, pause: Pause) -> Verdict:
         self.pauses += pause.asked == 0
-        began = time.perf_counter()
+        began = time.process_time()
         verdict = self._judge.judge(pause)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.process_time() - began
         return verdict
 
 

@@ -65,8 +65,8 @@ FADE: Final = 0.056
 CHUNK: Final = 1.2
 """For each second of speech since the last pause beyond 0.3, up to 2.2."""
 LENGTH_LIMITS: Final = (-2.0, 0.5)
-"""Of the log hazard of the turn's length. Weights beyond 1 and wider limits do better on the set, and worse than a
-fixed silence where turns differ as much as people's do."""
+"""Of the log hazard of the turn's length. Twice as much of it does better on the set, and worse than a fixed
+silence where turns differ as much as people's do."""
 
 SHORT_ANSWER: Final = 0.7
 SHORT_HAZARD: Final = -0.6

@@ -7,7 +7,7 @@ stays level in the middle or rises a little. A filled pause ("um") and the last 
 drawn out: long, level, unchanging. An end grows softer.
 
 The last 0.7 s of voice are looked at, once a pause: at 4 kHz, in windows of 40 ms every 10 ms. Pitch is the
-highest peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 500 Hz. All of it
+highest peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 550 Hz. All of it
 is two FFTs over all windows at once.
 """
 
@@ -49,15 +49,14 @@ _AUDIBLE_DB = 25.0
 _STEADY_DB = 2.5
 """Mean change of nine bands over 30 ms. In fluent speech it is 3 to 8 dB."""
 _STEADY_SEMITONES = 1.0
-_END = 10
-"""Audible windows at the end for loudness: 100 ms."""
 _LAST = 6
 """Pitched windows at the end that are the final pitch: 60 ms."""
 _GLIDE = slice(-26, -16)
 """And those that it is compared with for the glide: 0.16 to 0.26 s before the end."""
 _TURN = slice(-22, -12)
 """The last 30 ms are compared with the lowest of these for the rise: a question turns up late."""
-_LOW_QUANTILE = 10.0
+_LOW_TENTH = 10
+"""The lowest tenth of the track is the speaker's lowest pitch: less than that may be creak."""
 _OCTAVE = 0.7
 """Of an octave from the median: further away is an error of the pitch, or a creak."""
 _FORGET = 0.2
@@ -106,7 +105,7 @@ class Prosody:
         before = track[_GLIDE] if len(track) > 20 else track[:-_LAST]
         valley = track[_TURN] if len(track) > 16 else track[:-3]
         return Cues(
-            final - self._learn(float(np.percentile(track, _LOW_QUANTILE))),
+            final - self._learn(float(np.sort(track)[len(track) // _LOW_TENTH])),
             final - _median(before),
             float(track[-3:].mean() - valley.min()),
             _drawn(power, pitch, places),
