@@ -30,10 +30,10 @@ its echo is not known yet it holds the output again and again, and little is sen
 LEAST: Final = 16
 """Such frames without which nothing is said. What merely begins together, each from silence, is alike too,
 and in 12 frames often so."""
-EVERY: Final = 4
-"""Frames between comparisons while no path is known ..."""
-EVERY_KNOWN: Final = 16
-"""... and while one is, since each takes some 25 us."""
+EVERY: Final = 16
+"""Frames between comparisons, of which each takes 50 us ..."""
+EVERY_EARLY: Final = 4
+"""... and in an answer's first WINDOW frames, while no path is known."""
 ALIKE: Final = 0.7
 """Correlation of a possible echo. Twice at the same lag it is believed ..."""
 SURE: Final = 0.88
@@ -141,7 +141,8 @@ class EchoGuard:
 
     def _compare(self, tick: int) -> None:
         """Look for the output in what was heard."""
-        self._until_compared = EVERY if self._trust <= 0.0 else EVERY_KNOWN
+        early = self._trust <= 0.0 and len(self._heard) < WINDOW
+        self._until_compared = EVERY_EARLY if early else EVERY
         heard = np.array(self._heard[-WINDOW:])
         ticks = np.arange(tick - len(heard) - LAGS + 2, tick + 1)
         sent = np.array(self._sent)[ticks % _RING]
