@@ -24,9 +24,14 @@ from voicegate.roles.transceiver.worker import Worker
 
 
 async def run(
-    config: Config, context: RoleContext, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    config: Config,
+    context: RoleContext,
+    *,
+    boot: str = "",
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run one transceiver until cancelled; started when it is registered and can be given calls.
+    """Run one transceiver until cancelled; started when it is registered and can be given calls. `boot`: its
+    boot id, never used before; empty: a random one.
 
     Raises RegistryError when no lease can be had, ConfigError when an address cannot be bound or for an agent
     that cannot be dialled.
@@ -77,7 +82,7 @@ async def run(
                         cluster=config.registry.cluster,
                         link=join_host_port(*socket.address()),
                         control=control[0],
-                        boot=secrets.token_hex(8),
+                        boot=boot or secrets.token_hex(8),
                         capacity=settings.max_calls,
                     )
                 )
