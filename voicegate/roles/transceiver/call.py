@@ -31,6 +31,7 @@ from voicegate.roles.transceiver.audio import CallAudio
 from voicegate.roles.transceiver.channel import ChannelParameters, EventsChannel, Notice
 from voicegate.roles.transceiver.life import (
     CLOSE_SECONDS,
+    UNHURRIED,
     CallEvent,
     CallLimits,
     CallState,
@@ -38,6 +39,7 @@ from voicegate.roles.transceiver.life import (
     Ended,
     EndReason,
     Life,
+    end_of_dtls,
 )
 
 MAX_TRANSMITS = 512
@@ -50,12 +52,6 @@ class Proof(Enum):
     NONE = "nothing: dropped, or of a handshake that is not done"
     REPEATED = "a valid check that was seen before: from anybody who can see the client's packets"
     NEW = "a check, SRTP packet or DTLS record that was not seen before: from the client"
-
-
-_UNHURRIED = frozenset(
-    (EndReason.HANGUP, EndReason.BYE, EndReason.MAX_AGE, EndReason.AGENT_LOST, EndReason.SHUTDOWN)
-)
-"""Ends that the client can still be told of over its data channel."""
 
 
 class Call:
@@ -244,12 +240,12 @@ class Call:
         if self._srtp is not None:
             self.audio.say_bye(now)
             self._drain_audio()
-        if self._channel is not None and self._channel.open and reason in _UNHURRIED:
+        if self._channel is not None and self._channel.open and reason in UNHURRIED:
             self.state = CallState.CLOSING
             self._life.close_deadline = now + CLOSE_SECONDS
             self._channel.shutdown(now)
             self._drain_channel(now)
-        elif self.state is CallState.CONNECTING and self._dtls is not None and reason in _UNHURRIED:
+        elif self.state is CallState.CONNECTING and self._dtls is not None and reason in UNHURRIED:
             # The client may be through its half of the handshake: it hears close_notify only after ours.
             self.state = CallState.CLOSING
             self._life.close_deadline = now + CLOSE_SECONDS
@@ -431,7 +427,10 @@ class Call:
                     self._authenticated_from(sender, now)
                 self._receive_sctp(event.data, now)
             elif isinstance(event, DtlsClosed):
-                self._close_for_dtls(event.reason, now)
+                if self.state is CallState.CLOSING:
+                    self._finish(now)
+                else:
+                    self.close(now, *end_of_dtls(event.reason))
         return proven
 
     def _open_channel(self, dtls_client: bool, now: float) -> None:
@@ -455,20 +454,6 @@ class Call:
         self._drain_dtls_transmits()
         if self._channel.ended and self.state is CallState.CLOSING:
             self._finish(now)
-
-    def _close_for_dtls(self, reason: str, now: float) -> None:
-        if self.state is CallState.CLOSING:
-            self._finish(now)
-            return
-        match reason:
-            case "remote_close":
-                self.close(now, EndReason.REMOTE_CLOSE)
-            case "fingerprint_mismatch":
-                self.close(now, EndReason.FINGERPRINT_MISMATCH)
-            case "handshake_timeout":
-                self.close(now, EndReason.SETUP_TIMEOUT, reason)
-            case _:
-                self.close(now, EndReason.HANDSHAKE_FAILED, reason)
 
     def _drain_dtls_transmits(self) -> None:
         assert self._dtls is not None, "drained only where it exists"

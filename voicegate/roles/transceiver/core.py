@@ -94,7 +94,8 @@ class TransceiverCore:
         self._calls: dict[str, Entry] = {}
         self._by_ufrag: dict[bytes, Entry] = {}
         self._wheel: list[tuple[float, int, Entry]] = []
-        self._upstream: deque[Upstream] = deque()
+        self.upstream: deque[Upstream] = deque()
+        """To be looked at; taken with `poll_upstream`."""
         self._sidebands: deque[tuple[str, bytes]] = deque()
         self._turns: deque[tuple[str, Told | Question]] = deque(maxlen=MAX_TURN_NEWS)
         self._events: deque[tuple[str, CallEvent]] = deque()
@@ -254,7 +255,7 @@ class TransceiverCore:
 
     def poll_upstream(self) -> Upstream | None:
         """The next thing for an agent."""
-        return self._upstream.popleft() if self._upstream else None
+        return self.upstream.popleft() if self.upstream else None
 
     def poll_sideband(self) -> tuple[str, bytes] | None:
         """(call id, event as JSON) for all sidebands of that call."""
@@ -326,11 +327,11 @@ class TransceiverCore:
 
     def _drain(self, entry: Entry, now: float) -> None:
         call = entry.call
-        entry.exchange(now, self._upstream, self._sidebands, self._turns)
+        entry.exchange(now, self.upstream, self._sidebands, self._turns)
         while (event := call.poll_event()) is not None:
             if isinstance(event, Connected):
                 entry.conversation.handle_timeout(now)  # what waited for the client begins to be heard
-                entry.exchange(now, self._upstream, self._sidebands, self._turns)
+                entry.exchange(now, self.upstream, self._sidebands, self._turns)
             self._events.append((call.call_id, event))
             if isinstance(event, Ended):
                 self._send(entry)

@@ -64,9 +64,10 @@ MAX_BATCHES = 8
 MAX_TURN_SECONDS = 0.015
 """And none is begun after this long: packets full of small events cost twenty times as much as sound."""
 
-TURN_SECONDS = 0.002
-"""The time between two turns under load: a packet waits half of it on average, and a frame leaves that much
-off its 20-ms grid. A jitter buffer does not see it."""
+TURN_SECONDS = 0.001
+"""The time between two turns under load, at least: Trio sleeps for whole milliseconds after the work. A
+packet waits half of that on average, and a frame leaves that much off its 20-ms grid. With 0.002 100 calls
+took 5 % less CPU (measured), and packets 0.7 ms longer, which was half of their way from socket to socket."""
 
 CALLS_FOR_TURNS = 4
 """From here on a worker has more than one packet or deadline in most turns."""
@@ -298,7 +299,7 @@ class Worker:
 
     def _send_upstream(self) -> None:
         core, sessions = self._core, self._sessions
-        while (item := core.poll_upstream()) is not None:
+        while core.upstream and (item := core.poll_upstream()) is not None:
             if (session := sessions.get(item.call_id)) is not None:
                 if item.is_audio:
                     session.agent.send_audio_nowait(item.data)
