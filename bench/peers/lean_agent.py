@@ -425,9 +425,14 @@ class Agent:
 
     def _obey(self, command: dict[str, Any]) -> None:
         if "behave" in command:
-            self.behaviour = BEHAVIOURS[command["behave"]](self, command)
+            behaviour = BEHAVIOURS[command["behave"]](self, command)
+            if "only" in command:
+                self._others[command["only"]] = behaviour
+            else:
+                self._behaviour = behaviour
             for connection in list(self._connections):
-                self.behaviour_of(connection).begin(connection)
+                if self.behaviour_of(connection) is behaviour:
+                    behaviour.begin(connection)
         elif "forget" in command:
             for connection in self._connections:
                 connection.appends.clear()
