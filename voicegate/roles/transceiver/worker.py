@@ -396,6 +396,10 @@ class Worker:
         yield metrics.Sample(
             "voicegate_transceiver_calls", "gauge", "Calls now.", labels, statistics["gauges"]["calls"]
         )
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        yield metrics.Sample(
+            "voicegate_transceiver_tasks", "gauge", "Trio tasks of the process now.", labels, tasks
+        )
         for name, value in statistics["totals"].items():
             yield metrics.Sample(
                 f"voicegate_transceiver_{name}_total", "counter", f"{name.replace('_', ' ')}.", labels, value
