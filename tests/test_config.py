@@ -436,3 +436,37 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
         assert repr(text) in str(error)
     else:
         assert 0 <= port <= 65535 and host
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("judge", "oracle", "There is no turn judge 'oracle' here. There are: adaptive, fixed"),
+        ("activity", "ear", "There is no voice activity 'ear' here"),
+        ("policy", "polite", "There is no interruption policy 'polite' here"),
+        ("judge", "smart-turn", "turns.smart_turn_model: empty is not a file"),
+        ("smart_turn_model", "/x.onnx", "turns.judge is adaptive: write smart-turn"),
+        ("max_turn_seconds", "-1", "turns.max_turn_seconds must not be negative"),
+        ("pause_after_seconds", "0", "turns.pause_after_seconds must be more than 0"),
+        ("stop_after_seconds", "0.01", "must not be less than turns.pause_after_seconds"),
+    ],
+)
+def test_turns(key: str, value: str, words: str) -> None:
+    config = load_config(None, {f"VOICEGATE_TURNS_{key.upper()}": value})
+    (problem,) = check(config, ROLES)
+    assert words in problem
+    assert not [p for p in check(config, ("relay",)) if "turns" in p], "which is not a relay's business"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AGENT_TURN_DETECTION", "psychic"), ("TURNS_EAGERNESS", "very")]
+)
+def test_unknown_words_about_turns(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match="Invalid enum value"):
+        load_config(None, {f"VOICEGATE_{variable}": value})
+
+
+def test_an_agent_that_commits_nothing_cannot_be_the_judge() -> None:
+    environ = {"VOICEGATE_TURNS_JUDGE": "upstream", "VOICEGATE_AGENT_TURN_DETECTION": "none"}
+    (problem,) = check(load_config(None, environ), ROLES)
+    assert "there is no commit to wait for" in problem

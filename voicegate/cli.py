@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from voicegate.load.command import main as load_command
 
         return load_command(arguments[1:])
+    if arguments[:1] == ["turns"]:
+        from voicegate.turns.command import main as turns_command
+
+        return turns_command(arguments[1:])
     options = _parse(arguments)
     roles: tuple[Role, ...] = tuple(dict.fromkeys(options.role)) or ROLES
     try:
@@ -83,7 +87,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         " roles run in this process.",
         epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
         " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets,"
-        " `voicegate load --help` how to make many calls at once.",
+        " `voicegate load --help` how to make many calls at once,"
+        " `voicegate turns --help` how to measure judges of turns.",
     )
     parser.add_argument(
         "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"

@@ -201,6 +201,44 @@ class AgentConfig(_Section, frozen=True):
     connect_seconds: float = 10.0
     stall_seconds: float = 20.0
     """A call ends when this long the agent takes nothing of what is sent to it."""
+    turn_detection: Literal["none", "silence", "semantic"] = "semantic"
+    """What the agent can: none: it waits for a commit; silence: it commits after a silence; semantic: it can
+    tell when somebody is finished, so that everything is left to it."""
+
+
+class TurnsConfig(_Section, frozen=True):
+    """When a person is finished and when one interrupts, where the agent does not decide it
+    (docs/turns.md)."""
+
+    judge: str = "adaptive"
+    """Who decides that a pause is the end, for `semantic_vad` and where nobody says anything: adaptive,
+    smart-turn, upstream (the agent's own commit), fixed (silence alone), or the name of an installed
+    plug-in."""
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    """Where the session names none: answers after 8, 4, 2, 4 seconds of silence at the latest."""
+    smart_turn_model: str = ""
+    """The ONNX file of the judge smart-turn."""
+    eager: bool = False
+    """Ask for replies when a turn is probably over, and drop them unheard when it was not."""
+    max_turn_seconds: float = 0.0
+    """A turn that is longer is ended; 0: none is."""
+    user_idle_seconds: float = 0.0
+    """After so much silence of both sides clients and sidebands get `voicegate.turn.user_idle`; 0: never."""
+    pause_upstream: bool = True
+    """Hold the voice of an agent that detects turns itself at the first sound of a person, until it has
+    decided."""
+    pause_after_seconds: float = 0.06
+    """So much voice over the agent's holds it."""
+    stop_after_seconds: float = 0.6
+    """So much voice is an interruption."""
+    resume_after_seconds: float = 0.4
+    """So much silence behind less voice lets the agent go on."""
+    grace_seconds: float = 0.25
+    """At an answer's first words nothing holds it."""
+    activity: str = "webrtc"
+    """What hears whether somebody speaks: webrtc, or the name of an installed plug-in."""
+    policy: str = "default"
+    """What takes a sound for an interruption: default, or the name of an installed plug-in."""
 
 
 class RecordingConfig(_Section, frozen=True):
@@ -225,6 +263,7 @@ class Config(_Section, frozen=True):
     transceiver: TransceiverConfig = TransceiverConfig()
     signaling: SignalingConfig = SignalingConfig()
     agent: AgentConfig = AgentConfig()
+    turns: TurnsConfig = TurnsConfig()
     recording: RecordingConfig = RecordingConfig()
     net: NetConfig = NetConfig()
 

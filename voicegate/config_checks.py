@@ -56,6 +56,7 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
         problems += _check_transceiver(config, alone=tuple(roles) == ("transceiver",))
         problems += _check_recording(config)
         problems += _check_agent(config.agent, together)
+        problems += _check_turns(config)
     if "signaling" in roles:
         problems += _check_signaling(config.signaling)
         if together and not config.recording.directory:
@@ -245,6 +246,32 @@ def _check_agent_audio(agent: AgentConfig, side: str) -> Iterator[str]:
         yield f"{key} must be one of {', '.join(map(str, _AGENT_RATES))} (Hz)"
     elif not agent.url and rate != _AGENT_RATES[0]:
         yield f"{key}: the embedded parrot (agent.url is empty) knows only {_AGENT_RATES[0]}"
+
+
+def _check_turns(config: Config) -> Iterator[str]:
+    turns = config.turns
+    for key in ("max_turn_seconds", "user_idle_seconds", "grace_seconds"):
+        if getattr(turns, key) < 0:
+            yield f"turns.{key} must not be negative"
+    for key in ("pause_after_seconds", "stop_after_seconds", "resume_after_seconds"):
+        if getattr(turns, key) <= 0:
+            yield f"turns.{key} must be more than 0"
+    if turns.stop_after_seconds < turns.pause_after_seconds:
+        yield "turns.stop_after_seconds must not be less than turns.pause_after_seconds"
+    if turns.judge == "upstream" and config.agent.turn_detection == "none":
+        yield "turns.judge is upstream, but agent.turn_detection is none: there is no commit to wait for"
+    model = turns.smart_turn_model
+    if turns.judge == "smart-turn" and not os.path.isfile(model):
+        yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"
+        return
+    if turns.judge != "smart-turn" and model:
+        yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
+    from voicegate.turn_config import turn_plugins  # brings numpy in
+
+    try:
+        turn_plugins(turns)
+    except ValueError as error:
+        yield f"turns: {error}"
 
 
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:

@@ -90,7 +90,7 @@ class Contender:
 @contextlib.contextmanager
 def ahead() -> Iterator[None]:
     """Put this process and all that it starts before the machine's other work, where it has the right to."""
-    session = Path("/proc/self/autogroup")
+    session, usual = Path("/proc/self/autogroup"), os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, AHEAD)
         # Linux weighs sessions before it weighs processes (sched(7), autogroup): this is the session's.
@@ -99,6 +99,7 @@ def ahead() -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, usual)
             session.write_text("0")  # it is also the session of the shell that started this
 
 

@@ -7,6 +7,7 @@ measured. A connection is named by its `?model=`. It takes commands, a line of J
 line:
 
     {"behave": "echo", "ahead": 0.2}   how all connections behave from now on, new ones too (see BEHAVIOURS)
+    {"behave": "stuck", "only": "c7"}  the same for that one
     {"forget": true}                   drop what was noted
     {"dump": "/path"}                  write it there: {name: {"appends": [[at, samples], ...], ...}}
 
@@ -200,7 +201,7 @@ class Connection:
             self.appends.append((at, self.samples))
             if self.audio is not None:
                 self.audio += base64.b64decode(audio)
-            self.agent.behaviour.heard(self, audio)
+            self.agent.behaviour_of(self).heard(self, audio)
         elif opcode == 0x81:
             event = json.loads(text)
             if event["type"] == "session.update":
@@ -252,7 +253,7 @@ class Turns(Behaviour):
         self.agent.after(self.agent.random.random() * TURN, lambda: self._answer(connection))
 
     def _answer(self, connection: Connection) -> None:
-        if not connection.open or self.agent.behaviour is not self:
+        if not connection.open or self.agent.behaviour_of(connection) is not self:
             return
         self.agent.after(TURN, lambda: self._answer(connection))
         connection.begin_answer()
@@ -274,7 +275,7 @@ class Prompts(Behaviour):
         self.agent.after(self.agent.random.random() * PROMPT_EVERY, lambda: self._answer(connection))
 
     def _answer(self, connection: Connection) -> None:
-        if not connection.open or self.agent.behaviour is not self:
+        if not connection.open or self.agent.behaviour_of(connection) is not self:
             return
         # Not on the beat of the frames: a little more or less, evenly.
         every = PROMPT_EVERY + 0.04 * self.agent.random.random()
@@ -293,7 +294,7 @@ class Interrupted(Behaviour):
         self.agent.after(self.agent.random.random() * LONG_EVERY, lambda: self._answer(connection))
 
     def _answer(self, connection: Connection) -> None:
-        if not connection.open or self.agent.behaviour is not self:
+        if not connection.open or self.agent.behaviour_of(connection) is not self:
             return
         self.agent.after(LONG_EVERY, lambda: self._answer(connection))
         connection.begin_answer()
@@ -308,12 +309,39 @@ class Interrupted(Behaviour):
             connection.event("input_audio_buffer.speech_started", audio_start_ms=0, item_id="u")
 
 
+class Stuck(Behaviour):
+    """Read nothing more, and say nothing."""
+
+    def begin(self, connection: Connection) -> None:
+        if connection.open:
+            self.agent.selector.unregister(connection.sock)
+            self.agent.stuck.append(connection)
+
+
+class Flood(Behaviour):
+    """Say `seconds` at once, in deltas of a second."""
+
+    def __init__(self, agent: Agent, options: dict[str, Any]) -> None:
+        super().__init__(agent, options)
+        self._seconds = int(options["seconds"])
+
+    def begin(self, connection: Connection) -> None:
+        super().begin(connection)
+        second = base64.b64encode(bytes(2 * RATE))
+        connection.begin_answer()
+        for _ in range(self._seconds):
+            connection.delta(second)
+        connection.end_answer()
+
+
 BEHAVIOURS: dict[str, type[Behaviour]] = {
     "listen": Behaviour,
     "echo": Echo,
     "turns": Turns,
     "prompts": Prompts,
     "interrupted": Interrupted,
+    "stuck": Stuck,
+    "flood": Flood,
 }
 
 
@@ -326,7 +354,10 @@ class Agent:
         pcm = synthetic_speech(1.6)
         self.voice = base64.b64encode(pcm[: 2 * round(DELTA_SECONDS * RATE)])
         """DELTA_SECONDS of speech."""
-        self.behaviour: Behaviour = Behaviour(self, {})
+        self._behaviour: Behaviour = Behaviour(self, {})
+        self._others: dict[str, Behaviour] = {}
+        """Of connections by name."""
+        self.stuck: list[Connection] = []
         self._connections: set[Connection] = set()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -351,19 +382,23 @@ class Agent:
             while self._timers and self._timers[0][0] <= time.monotonic():
                 heapq.heappop(self._timers)[2]()
 
+    def behaviour_of(self, connection: Connection) -> Behaviour:
+        return self._others.get(connection.name, self._behaviour)
+
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self._order += 1
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._order, action))
 
     def greeted(self, connection: Connection) -> None:
         self._connections.add(connection)
-        self.behaviour.begin(connection)
+        self.behaviour_of(connection).begin(connection)
 
     def drop(self, connection: Connection) -> None:
         if connection.open:
             connection.open = False
             self._connections.discard(connection)
-            self.selector.unregister(connection.sock)
+            if connection not in self.stuck:
+                self.selector.unregister(connection.sock)
             connection.sock.close()
 
     def _accept(self) -> None:
@@ -390,9 +425,14 @@ class Agent:
 
     def _obey(self, command: dict[str, Any]) -> None:
         if "behave" in command:
-            self.behaviour = BEHAVIOURS[command["behave"]](self, command)
+            behaviour = BEHAVIOURS[command["behave"]](self, command)
+            if "only" in command:
+                self._others[command["only"]] = behaviour
+            else:
+                self._behaviour = behaviour
             for connection in list(self._connections):
-                self.behaviour.begin(connection)
+                if self.behaviour_of(connection) is behaviour:
+                    behaviour.begin(connection)
         elif "forget" in command:
             for connection in self._connections:
                 connection.appends.clear()

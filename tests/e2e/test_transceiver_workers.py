@@ -14,7 +14,19 @@ import pytest
 
 from tests.support import speech
 from tests.support.light_client import Fleet, LightCall, opus_frames, request
-from tests.support.servers import Gate, cluster, wait_until, with_children
+from tests.support.redis_server import RedisServer
+from tests.support.servers import (
+    Gate,
+    Server,
+    cluster,
+    free_port,
+    free_ports,
+    script,
+    spawn,
+    wait_until,
+    with_children,
+)
+from voicegate.processes.slots import HANG_SECONDS
 
 pytestmark = [
     pytest.mark.e2e,
@@ -34,14 +46,15 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 def _processes(gate: Gate) -> dict[str, dict[str, int]]:
     """The processes of each transceiver of the cluster by name: vg-trans-0, ..."""
-    found: dict[str, dict[str, int]] = {}
-    for server in gate.servers.values():
-        if server.name.startswith(NAME):
-            names = found.setdefault(server.name, {})
-            for pid in with_children(server.process.pid):
-                with contextlib.suppress(OSError):
-                    names[Path(f"/proc/{pid}/comm").read_text().strip()] = pid
-    return found
+    return {server.name: _names(server) for server in gate.servers.values() if server.name.startswith(NAME)}
+
+
+def _names(server: Server) -> dict[str, int]:
+    names = {}
+    for pid in with_children(server.process.pid):
+        with contextlib.suppress(OSError):
+            names[Path(f"/proc/{pid}/comm").read_text().strip()] = pid
+    return names
 
 
 def _ready(gate: Gate) -> list[dict[str, object]]:
@@ -134,3 +147,48 @@ def test_sigterm_ends_the_calls_of_every_worker_with_a_word(gate: Gate) -> None:
             assert server.process.wait(10) == 0
         wait_until(lambda: all(call.closed for call in fleet.calls), 5, "every client to be told")
     assert request("GET", f"{gate.url}/healthz").status == 200
+
+
+FIRST_ID = 20
+
+
+@pytest.fixture
+def fixed(server: RedisServer, tmp_path: Path) -> Iterator[Server]:
+    """A transceiver whose workers have given ids and ports: who takes a place needs what the dead one had."""
+    settings = {
+        "keys_secrets": f"0:{'f' * 32}",
+        "registry_redis": f"redis://127.0.0.1:{server.port}/0",
+        "registry_snapshot": "",
+        "agent_url": "ws://127.0.0.1:9/v1/realtime",
+        "transceiver_id": str(FIRST_ID),
+        "transceiver_link_listen": f"127.0.0.1:{free_ports(WORKERS)}",
+        "transceiver_control_listen": f"127.0.0.1:{free_port()}",
+        "transceiver_workers": str(WORKERS),
+    }
+    command = [script("voicegate"), "--role", "transceiver"]
+    running = spawn(NAME, command, tmp_path, settings, ops="")
+    try:
+        wait_until(lambda: len(_served(running)) == WORKERS, 20, "both workers")
+        yield running
+    finally:
+        running.process.terminate()
+        running.process.wait(10)
+
+
+def _served(server: Server) -> list[object]:
+    """The ids of the transceivers that were ready, in order."""
+    return [line["transceiver"] for line in server.lines() if line["event"] == "transceiver ready"]
+
+
+def test_a_given_id_and_its_ports_are_taken_over_from_the_dead(fixed: Server) -> None:
+    before = _names(fixed)
+    for served, number in enumerate((signal.SIGKILL, signal.SIGSTOP), start=WORKERS + 1):
+        began = time.monotonic()
+        os.kill(_names(fixed)["vg-trans-0"], number)
+        wait_until(lambda n=served: len(_served(fixed)) >= n, 15, "another one with its id", every=0.02)
+        took = time.monotonic() - began
+        # The lease of a dead one lasts for four to six seconds; who hangs is given five.
+        assert took < (2.0 if number == signal.SIGKILL else HANG_SECONDS + 2.5), f"after {took:.2f} s"
+        assert _served(fixed)[-1] == FIRST_ID
+    assert fixed.process.poll() is None
+    assert _names(fixed)["vg-trans-1"] == before["vg-trans-1"], "the other worker serves on"

@@ -36,10 +36,10 @@ async def test_messages_keep_their_bounds_and_bring_descriptors() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         assert supervisor.send_nowait(Keys(("1:a", "2:b")))
-        assert supervisor.send_nowait(Serve(3, None, b"fra"), [sock.fileno(), sock.fileno()])
+        assert supervisor.send_nowait(Serve(3, None, "b00t", b"fra"), [sock.fileno(), sock.fileno()])
         assert await worker.receive() == (Keys(("1:a", "2:b")), [])
         received = await worker.receive()
-        assert received is not None and received[0] == Serve(3, None, b"fra")
+        assert received is not None and received[0] == Serve(3, None, "b00t", b"fra")
         first, second = received[1]
         assert not os.get_inheritable(first)
         with socket.socket(fileno=first) as taken:

@@ -308,6 +308,16 @@ class Fleet:
         """Send from the call's own socket to where its media goes."""
         self._do(lambda: call.send_raw(*datagrams), call)
 
+    def send_rtp(self, call: LightCall, *packets: bytes) -> None:
+        """Send RTP and RTCP packets as they are, protected with the call's keys; the call must be connected."""
+
+        def protect(packet: bytes) -> bytes:
+            assert call.srtp is not None
+            is_rtcp = 192 <= packet[1] < 224  # RFC 5761 section 4
+            return (call.srtp.protect_rtcp if is_rtcp else call.srtp.protect_rtp)(packet)
+
+        self._do(lambda: call.send_raw(*map(protect, packets)), call)
+
     def send_event(self, call: LightCall, *events: Event | str | bytes) -> float:
         """Send over the call's data channel; when that was (monotonic seconds)."""
         at = 0.0

@@ -39,6 +39,8 @@ class Serve(msgspec.Struct, frozen=True, array_like=True, tag=2):
     slot: int
     cpu: int | None
     """To pin to."""
+    boot: str
+    """For the record of this worker's own, if it registers one: never used before."""
     given: bytes
     """What else the role's part needs to know, in its own words; the sockets come beside it."""
 

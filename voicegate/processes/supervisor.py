@@ -8,8 +8,9 @@ process opened waits in them, for they are never closed before the supervisor it
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -28,7 +29,7 @@ from voicegate.processes.messages import (
     Warm,
     supervisor_end,
 )
-from voicegate.processes.slots import Death, Give, Kill, Slots, Start
+from voicegate.processes.slots import HANG_SECONDS, Death, Give, Kill, Slots, Start
 from voicegate.processes.zygote import NO_FORK, Zygote
 from voicegate.proto.keys import ClusterKeys
 
@@ -62,9 +63,12 @@ class Supervisor:
         zygote: Zygote,
         places: Sequence[Place],
         *,
+        start_seconds: float = HANG_SECONDS,
         stop_seconds: float = STOP_SECONDS,
+        lost: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        """`stop_seconds`: how long workers may take to end that were told to."""
+        """`start_seconds`: how long a worker may take to serve the slot it got; `stop_seconds`: and to end.
+        `lost` is called with the boot id of each worker that ended untold."""
         self._role = role
         self._keys = keys
         self._keys_version = keys.version
@@ -72,7 +76,10 @@ class Supervisor:
         self._zygote = zygote
         self._places = places
         self._stop_seconds = stop_seconds
-        self._slots = Slots(len(places))
+        self._lost = lost
+        self._slots = Slots(len(places), start_seconds)
+        self._boots: dict[int, str] = {}
+        """By worker."""
         self._channels: dict[int, Channel[FromWorker]] = {}
         """By worker."""
         self._statuses: dict[int, int] = {}
@@ -82,6 +89,8 @@ class Supervisor:
         """By slot, or "spare"."""
         self._changed = trio.Event()
         """Something was told that `Slots` may act on."""
+        self._started = False
+        """Every slot was served once: the configuration can be used."""
         self._problem = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -130,12 +139,11 @@ class Supervisor:
         return samples
 
     async def _keep(self, task_status: trio.TaskStatus[None]) -> None:
-        started = False
         while not self._problem:
             self._forward_keys()
             self._act()
-            if not started and self._slots.serving() == len(self._places):
-                started = True
+            if not self._started and self._slots.serving() == len(self._places):
+                self._started = True
                 task_status.started()
             with trio.move_on_after(POLL_SECONDS):
                 await self._changed.wait()
@@ -176,8 +184,9 @@ class Supervisor:
 
     def _give(self, slot: int, worker: int) -> None:
         place = self._places[slot]
+        boot = self._boots[worker] = secrets.token_hex(8)
         # If it is gone already its channel says so next.
-        self._channels[worker].send_nowait(Serve(slot, place.cpu, place.given), place.descriptors)
+        self._channels[worker].send_nowait(Serve(slot, place.cpu, boot, place.given), place.descriptors)
 
     async def _listen(self, worker: int, channel: Channel[FromWorker]) -> None:
         """Follow a worker until it ends."""
@@ -187,6 +196,10 @@ class Supervisor:
                     self._slots.warm(worker)
                 case Report() as report:
                     self._reported(worker, report)
+                case Failed(problem) if self._started:
+                    # One that hung may still have the port that its successor wants, for a moment. The other
+                    # workers need not end for that.
+                    _log.error("a worker cannot serve its slot", reason=problem)
                 case Failed(problem):
                     self._problem = problem
             self._changed.set()
@@ -195,6 +208,9 @@ class Supervisor:
         death = self._slots.ended(worker, trio.current_time())
         self._changed.set()
         self._zygote.kill(worker)  # one that only lost its socket must not read on beside its successor
+        boot = self._boots.pop(worker, None)
+        if boot is not None and self._lost is not None:
+            self._nursery.start_soon(self._lost, boot)
         if death is not None:
             self._deaths[_label(death.slot)] += 1
             await self._tell(worker, death)

@@ -67,6 +67,7 @@ class Start(NamedTuple):
     registry: Registry
     slot: int
     cpu: int | None
+    boot: str
     given: bytes
     descriptors: list[int]
     """The part's to close."""
@@ -103,7 +104,7 @@ async def _run(config: Config, role: str, make: Callable[[Start], Part], channel
             await nursery.start(registry.run)
             channel.send_nowait(Warm(os.getpid()))
             async with trio.open_nursery() as parts:  # they end first: what they take back is in the registry
-                await _obey(channel, role, make, Start(config, keys, registry, 0, None, b"", []), parts)
+                await _obey(channel, role, make, Start(config, keys, registry, 0, None, "", b"", []), parts)
                 parts.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
     except* ConfigError as group:
@@ -124,10 +125,11 @@ async def _obey(
         match message:
             case Keys():
                 start.keys.replace(message.secrets)
-            case Serve(slot, cpu, given):
+            case Serve(slot, cpu, boot, given):
                 structlog.contextvars.bind_contextvars(worker=slot)
                 name_process(f"vg-{role[:5]}-{slot}")
-                part = make(start._replace(slot=slot, cpu=cpu, given=given, descriptors=descriptors))
+                own = start._replace(slot=slot, cpu=cpu, boot=boot, given=given, descriptors=descriptors)
+                part = make(own)
                 nursery.start_soon(_forward, part, channel)
             case Stop():
                 return

@@ -103,6 +103,8 @@ class CallAudio:
         self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now, rtcp)
         self.resends = rtcp.nack
         """The client may ask for packets again."""
+        self._listener: Callable[[bytes, float], None] | None = None
+        """What hears the agent's audio as it is sent."""
         self._wall_offset = wall_offset
         self.packets: deque[tuple[bool, bytes]] = deque()
         """To be looked at; taken with `poll_packet`."""
@@ -134,11 +136,12 @@ class CallAudio:
         while (key := self._keypad.poll_key()) is not None:
             self.presses.append(Press(key, now + self._wall_offset))
 
-    def poll_pcm(self) -> bytes | None:
+    def poll_audio(self) -> bytes | None:
+        """The next stretch of the microphone: `line.heard`, any whole number of samples."""
         return self._receive.poll_pcm()
 
     def flush_microphone(self, now: float) -> None:
-        """Let `poll_pcm` give out all that has come; gaps in it are given up."""
+        """Let `poll_audio` give out all that has come; gaps in it are given up."""
         self._receive.flush(now)
 
     def drop_microphone(self, now: float) -> None:
@@ -180,12 +183,27 @@ class CallAudio:
         self._take_frame(now)
 
     def stop_playing(self, now: float) -> bool:
-        """Drop what is queued. True when there was something."""
+        """Drop what is queued, and a pause with it. True when there was something."""
         if self._early is not None:
             was_speaking = bool(self._early)
             self._early.clear()
             return was_speaking
-        return self._playout.clear(now).dropped_samples > 0
+        dropped = self._playout.clear(now).dropped_samples
+        self._playout.resume(now)
+        return dropped > 0
+
+    def pause_playing(self, now: float) -> None:
+        """Send no more of the agent's audio, from the next frame on; nothing is lost."""
+        self._playout.pause(now)
+
+    def resume_playing(self, now: float) -> None:
+        """Go on from the next sample."""
+        self._playout.resume(now)
+        self._take_frame(now)
+
+    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
+        """Give each frame that is sent, and the time, to this one; None: to nobody."""
+        self._listener = listener
 
     def _keep_early(self, pcm: bytes) -> None:
         """Whole samples while there is room; the rest is counted as the playout counts it."""
@@ -209,6 +227,8 @@ class CallAudio:
         self.packets.append((False, packet))
         if self.tap is not None:
             self.tap.say(frame.pcm, frame.timestamp, now)
+        if self._listener is not None:
+            self._listener(frame.pcm, now)
         self._reporter.sent(frame.timestamp, octets, now)
 
     # RTCP

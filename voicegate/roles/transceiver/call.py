@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable
 from enum import Enum
 
 from voicegate.media.sound import Line
@@ -139,7 +140,7 @@ class Call:
 
     def poll_audio(self) -> bytes | None:
         """The next stretch of the microphone, as `audio.line.heard`: any whole number of samples."""
-        return self.audio.poll_pcm()
+        return self.audio.poll_audio()
 
     def poll_message(self) -> Notice | str | bytes | MessageRejected | None:
         """The next thing that the events channel brought."""
@@ -184,6 +185,21 @@ class Call:
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
         return self.ended is None and self.audio.stop_playing(now)
+
+    def pause_playing(self, now: float) -> None:
+        """Send no more of the agent's audio; nothing is lost."""
+        if self.ended is None:
+            self.audio.pause_playing(now)
+
+    def resume_playing(self, now: float) -> None:
+        """Go on from the next sample."""
+        if self.ended is None:
+            self.audio.resume_playing(now)
+            if self._srtp is not None:
+                self._drain_audio()
+
+    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
+        self.audio.listen_to_output(listener)
 
     # What a conversation asks (playback.CallMedia)
 

@@ -18,13 +18,14 @@ from voicegate.roles.transceiver.call import Call
 from voicegate.roles.transceiver.channel import Notice
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.turn_events import Question, Told
 
 _TOLERANCE = 1e-6
 """A timer that fires a rounding error early is on time."""
 
 
 class Upstream(NamedTuple):
-    """Something for a call's agent. One line carries both kinds, so that a commit stays behind its audio."""
+    """Something for a call's agent (`ToAgent`)."""
 
     call_id: str
     is_audio: bool
@@ -35,7 +36,7 @@ class Upstream(NamedTuple):
 class Entry:
     """One call. `serial` orders equal deadlines."""
 
-    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
+    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
 
     def __init__(
         self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
@@ -49,14 +50,14 @@ class Entry:
         """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
         self.armed: float | None = None
         """The deadline of this call's valid entry in the wheel."""
-        self.tap: Tap | None = None
         self._others_due = 0.0
         """When something other than a frame of the agent's is due, as `next_deadline` saw it last."""
 
     def record(self, tap: Tap) -> None:
         """Leave what is heard, said and told from now on there."""
         line = self.call.audio.line
-        self.tap = self.call.audio.tap = tap if line == PCM_LINE else PcmTap(tap, line)
+        tap = tap if line == PCM_LINE else PcmTap(tap, line)
+        self.call.audio.tap = tap
         self.conversation.record(tap)
 
     def handle_timeout(self, now: float) -> bool:
@@ -92,17 +93,19 @@ class Entry:
         frame = self.call.frame_deadline()
         return frame if frame < self._others_due else self._others_due
 
-    def exchange(self, now: float, upstream: deque[Upstream], sidebands: deque[tuple[str, bytes]]) -> None:
+    def exchange(
+        self,
+        now: float,
+        upstream: deque[Upstream],
+        sidebands: deque[tuple[str, bytes]],
+        turns: deque[tuple[str, Told | Question]],
+    ) -> None:
         """Carry events between channel, conversation, agent and sidebands until all is still."""
         call, conversation, call_id = self.call, self.conversation, self.call.call_id
         while True:
-            # The microphone first: a client's commit or clear has flushed what was said before it.
-            while (pcm := call.poll_audio()) is not None:
-                upstream.append(Upstream(call_id, True, pcm))
-                if self.tap is not None:
-                    self.tap.hear(pcm, now)
-            while (event := conversation.poll_to_agent()) is not None:
-                upstream.append(Upstream(call_id, False, event))
+            conversation.hear_microphone(now)
+            while (item := conversation.poll_to_agent()) is not None:
+                upstream.append(Upstream(call_id, *item))
             message = call.poll_message()
             if message is None:
                 break
@@ -116,6 +119,9 @@ class Entry:
                 call.send_event(event, now)
             if Audience.SIDEBAND in audience:
                 sidebands.append((call_id, event))
+
+        while (news := conversation.turns.events.poll()) is not None:
+            turns.append((call_id, news))
 
     def _receive(self, message: Notice | str | bytes | MessageRejected, now: float) -> None:
         match message:

@@ -3,7 +3,8 @@
 Each has its own id, link socket and control port: a ticket names its transceiver, so it is tickets that
 spread calls, and nothing is shared between workers. One that dies takes its own calls along; the next in its
 place is another transceiver to everybody, by its boot id: nothing that is meant for the dead one's calls is
-given to it.
+given to it. The supervisor takes its record out of the registry, so that it is not asked for calls, and a
+given id is free, before its lease has run out.
 
 Worker n has the configured ports plus n (0 stays: any free one), and the configured id plus n (0 stays: a
 random one). Health, readiness and metrics are at each worker's control port, as without workers.
@@ -20,6 +21,7 @@ import trio
 
 from voicegate.config import Config, parse_listen, worker_count
 from voicegate.metrics import Sample
+from voicegate.processes.slots import HANG_SECONDS
 from voicegate.processes.supervisor import STOP_SECONDS, Place, Supervisor, cpus
 from voicegate.processes.worker import Start, worker_process
 from voicegate.proto.address import join_host_port
@@ -55,7 +57,10 @@ async def run(
         context.keys,
         context.zygote,
         [Place(cpu, given) for cpu in pinned],
+        # An id that somebody holds is waited for, and then there are words for a person: not killed before.
+        start_seconds=HANG_SECONDS + 2 * config.registry.lease_seconds,
         stop_seconds=settings.drain_seconds + 2 * CLOSE_SECONDS + STOP_SECONDS,
+        lost=context.registry.bury,
     )
     await supervisor.run(task_status=task_status)
 
@@ -68,10 +73,11 @@ class Transceiver:
             os.sched_setaffinity(0, {start.cpu})
         self._config = worker_config(start.config, start.slot, start.given.decode())
         self._context = RoleContext(start.keys, start.registry)
+        self._boot = start.boot
         self._looks = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        await shell.run(self._config, self._context, task_status=task_status)
+        await shell.run(self._config, self._context, boot=self._boot, task_status=task_status)
 
     def progress(self) -> int:
         """Packets and reports are of the same thread: who can say this makes progress."""

@@ -31,6 +31,8 @@ MAX_REMEMBERED: Final = 32
 MAX_DETAILS_BYTES: Final = 16_384
 """A `response.created` beyond this is remembered by its id only; metadata are at most 16 pairs of 576 B."""
 
+INTERRUPTIBLE: Final = "voicegate_interruptible"
+
 Reason = Literal["turn_detected", "client_cancelled"]
 
 
@@ -92,6 +94,16 @@ class Responses:
     def open(self, *, spoken_only: bool = False) -> list[str]:
         """Responses that are not over; `spoken_only`: without those apart from the conversation."""
         return [r.id for r in self._responses.values() if not r.over and not (spoken_only and r.apart)]
+
+    def uncancelled(self) -> list[str]:
+        """The open ones of the conversation that nobody has told the agent to end."""
+        return [r.id for r in self._responses.values() if not (r.over or r.apart or r.lapse_at is not None)]
+
+    def interruptible(self, response_id: str) -> bool:
+        """Whether speech may stop it: not when its metadata say `"voicegate_interruptible": "false"`."""
+        response = self._responses.get(response_id)
+        metadata = None if response is None else response.details.get("metadata")
+        return not (isinstance(metadata, dict) and metadata.get(INTERRUPTIBLE) == "false")
 
     def latest(self) -> str:
         """The response an event without an id is about: the newest open one not apart, or ""."""

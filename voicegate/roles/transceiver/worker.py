@@ -23,6 +23,7 @@ from voicegate.agents.readers import Readers
 from voicegate.agents.realtime import AgentEvent, AgentReady, RealtimeAgent
 from voicegate.agents.websocket import AgentLost
 from voicegate.config import Config, RecordingConfig
+from voicegate.media.turns.plugins import Verdict
 from voicegate.net import udp
 from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
@@ -45,7 +46,9 @@ from voicegate.roles.transceiver.life import (
     Ended,
     EndReason,
 )
+from voicegate.roles.transceiver.listening import TurnDesk
 from voicegate.roles.transceiver.sidebands import Sidebands
+from voicegate.roles.transceiver.turns import TurnPlan
 
 if TYPE_CHECKING:
     from voicegate.roles.transceiver.recorder import Recorder
@@ -88,6 +91,7 @@ class Worker:
         socket: udp.UdpSocket,
         readers: Readers,
         nursery: trio.Nursery,
+        turns: TurnPlan,
     ) -> None:
         settings = config.transceiver
         identity = Identity(record.cluster, record.id, record.boot, record.link)
@@ -107,6 +111,8 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
+        self._turn_plan = turns
+        self._turn_desk = TurnDesk(nursery, self._take_verdict)
         self._recorder = _open_recorder(config.recording)
         self._readers = readers
         self._turning = False
@@ -151,16 +157,16 @@ class Worker:
         if self._record.draining:
             raise Overloaded
         now = trio.current_time()
-        session = request.session or {}
         wishes = Wishes(
             request.sdp,
             request.candidates,
-            session=realtime.merged(configured_session(self._config.agent), session),
+            session=realtime.merged(configured_session(self._config.agent), request.session or {}),
             dcid=request.dcid,
             client_events=EventFilter(request.client_events),
             server_events=EventFilter(request.server_events),
             key_id=request.key_id,
             formats=audio_formats(self._config.agent),
+            turns=self._turn_plan,
             keep_warm=self._config.transceiver.silence == "dtx",
         )
         call_id, answer = self._core.allocate(wishes, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH))
@@ -170,7 +176,7 @@ class Worker:
             self._config.agent,
             call_id,
             model=request.model,
-            session=session,
+            session=self._core.first_session(call_id),
             line=self._core.line(call_id),
             on_event=lambda event: self._agent_event(call_id, event),
             readers=self._readers,
@@ -278,6 +284,9 @@ class Worker:
         self._send_upstream()
         while (addressed := core.poll_sideband()) is not None:
             self._sidebands.deliver(*addressed)
+        now = trio.current_time()
+        while (said := core.poll_turn()) is not None:
+            self._turn_desk.take(*said, now)
         # 3. What became of calls.
         while (happened := core.poll_event()) is not None:
             self._call_event(*happened)
@@ -347,6 +356,10 @@ class Worker:
         if not self._turning:
             self._pump()
 
+    def _take_verdict(self, call_id: str, verdict: Verdict) -> None:
+        self._core.take_verdict(call_id, verdict, trio.current_time())
+        self._pump()
+
     def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
         known = self._core.close(call_id, trio.current_time(), reason, detail)
         self._pump()
@@ -383,12 +396,17 @@ class Worker:
         yield metrics.Sample(
             "voicegate_transceiver_calls", "gauge", "Calls now.", labels, statistics["gauges"]["calls"]
         )
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        yield metrics.Sample(
+            "voicegate_transceiver_tasks", "gauge", "Trio tasks of the process now.", labels, tasks
+        )
         for name, value in statistics["totals"].items():
             yield metrics.Sample(
                 f"voicegate_transceiver_{name}_total", "counter", f"{name.replace('_', ' ')}.", labels, value
             )
         if self._recorder is not None:
             yield from self._recorder.samples(labels)
+        yield from self._turn_desk.samples(labels)
         for family, label, help in (
             ("ends", "reason", "Calls ended, by reason."),
             ("drops", "reason", "Packets dropped, by reason."),
