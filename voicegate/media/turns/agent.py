@@ -67,6 +67,11 @@ class Agent:
         self._output.begin(self._microphone.position)
         self._settled = None
 
+    def go_on(self, now: float) -> None:
+        """Somebody else has decided that what was held, or taken for stopped, goes on."""
+        self._output.release(now)
+        self.begin()
+
     def ending(self, remaining: float, now: float) -> None:
         self._output.ending(remaining, now)
 

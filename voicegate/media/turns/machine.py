@@ -91,6 +91,11 @@ class TurnMachine:
         self._agent.begin()
         self._silence.broken()
 
+    def output_goes_on(self, now: float) -> None:
+        """The answer that is held, or was stopped by our word, is let go on by somebody else's."""
+        self._agent.go_on(now)
+        self.output_began(now)
+
     def output_ending(self, remaining: float, now: float) -> None:
         """The agent has said all: so many seconds are still queued."""
         self._agent.ending(remaining, now)

@@ -26,10 +26,10 @@ class AgentOutput:
         return self.held_since is not None
 
     def begin(self, position: int) -> None:
+        """An answer's first sound; one that follows another which is held is held with it."""
         self.speaking = True
         self.began = position
         self.ended = None
-        self.held_since = None
         self._ends_at = None
 
     def ending(self, remaining: float, now: float) -> None:

@@ -343,7 +343,7 @@ class Conversation:
         if self.turns.mode is Mode.GATEWAY:
             return  # the agent was told not to listen for speech; the clients have heard of it from here
         self._pass("input_audio_buffer.speech_started", event.raw)
-        if self.turns.agent_heard_speech(now) and self._session.updates.interrupts:
+        if self.turns.agent_heard_speech(interrupts=self._session.updates.interrupts):
             self._answers.interrupt(now, "turn_detected")
 
     def _speech_stopped(self, event: SpeechStopped, now: float) -> None:
@@ -369,6 +369,7 @@ class Conversation:
             return
         if kind == "output_audio_buffer.clear":
             self._answers.interrupt(now, "client_cancelled")
+            self.turns.output_emptied(now)
             return
         session = event.get("session") if kind == "session.update" else {}
         if not isinstance(session, dict):
@@ -389,6 +390,7 @@ class Conversation:
         self._upstream.send(self.turns.for_agent(kind, raw))
         if kind == "response.cancel":
             self._answers.client_cancels(event.get("response_id"), now)
+            self.turns.output_emptied(now)
 
     def _append(self, raw: bytes, now: float) -> None:
         """Audio of a client that has no microphone, or not only."""

@@ -173,6 +173,7 @@ class Turns:
         elif not self._playback.audible:
             self._confirm_by = None
             machine.output_over(now)
+            self._let_play(now)  # it was held in its last frame: the next answer is not to be
         self._carry_out(now)
 
     def output_ending(self, now: float) -> None:
@@ -180,6 +181,11 @@ class Turns:
         if self._machine is not None and self._playback.audible:
             self._machine.output_ending(self._media.queued_samples / realtime.SAMPLE_RATE, now)
             self._carry_out(now)
+
+    def output_emptied(self, now: float) -> None:
+        """A client has dropped what was queued, and a pause with it: a reply that is held stays so."""
+        if self._eager.held:
+            self._media.pause_playing(now)
 
     # What the agent says
 
@@ -193,14 +199,19 @@ class Turns:
         """Whether the clients know nothing of this response."""
         return self._eager.hides(response_id)
 
-    def agent_heard_speech(self, now: float) -> bool:
-        """The agent's `speech_started`; whether it is an interruption, by the agent's own word."""
+    def agent_heard_speech(self, *, interrupts: bool) -> bool:
+        """The agent's `speech_started`; whether it is an interruption, by the agent's own word.
+
+        `interrupts`: it lets itself be interrupted. One that does not confirms nothing.
+        """
+        if self.mode is Mode.HYBRID:
+            self._agent.speech_started()
+        if not interrupts or self.mode not in (Mode.UPSTREAM, Mode.MANUAL):
+            return False
         if self._confirm_by is not None:
             self.events.tell("output_stopped", "upstream", {})
             self._confirm_by = None
-        if self.mode is Mode.HYBRID:
-            self._agent.speech_started()
-        return self.mode in (Mode.UPSTREAM, Mode.MANUAL)
+        return True
 
     def agent_heard_silence(self, now: float) -> None:
         """The agent's `speech_stopped`."""
@@ -373,11 +384,15 @@ class Turns:
             self._confirm_by = now + CONFIRM_SECONDS
 
     def _go_on(self, now: float) -> None:
+        self._let_play(now)
         if not self._eager.held:
-            self._media.resume_playing(now)
             self._playback.advance(now)
             if self.mode is Mode.UPSTREAM and self._machine is not None and self._playback.audible:
-                self._machine.output_began(now)  # it may have taken the overlap for an interruption
+                self._machine.output_goes_on(now)  # it may have taken the overlap for an interruption
+
+    def _let_play(self, now: float) -> None:
+        if not self._eager.held:
+            self._media.resume_playing(now)
 
     # A reply before its time
 
