@@ -74,24 +74,24 @@ def from_turn_detection(wanted: Mapping[str, object], defaults: TurnSettings) ->
     if kind == "semantic_vad":
         eagerness = wanted.get("eagerness", defaults.eagerness)
         if not isinstance(eagerness, str) or eagerness not in EAGERNESS_CEILING:
-            raise ValueError(f"eagerness is one of {', '.join(EAGERNESS_CEILING)}, not {eagerness!r}")
+            raise ValueError(f"eagerness is one of {', '.join(EAGERNESS_CEILING)}, not {eagerness!r:.80}")
         judge = "adaptive" if defaults.judge == "fixed" else defaults.judge
         ceiling = EAGERNESS_CEILING[eagerness] if "eagerness" in wanted else defaults.max_silence
         return replace(settings, judge=judge, eagerness=eagerness, max_silence=ceiling)
-    raise ValueError(f"turn_detection.type is server_vad or semantic_vad, not {kind!r}")
+    raise ValueError(f"turn_detection.type is server_vad or semantic_vad, not {kind!r:.80}")
 
 
 def _flag(wanted: Mapping[str, object], name: str, default: bool) -> bool:
     value = wanted.get(name, default)
     if not isinstance(value, bool):
-        raise ValueError(f"turn_detection.{name} is true or false, not {value!r}")
+        raise ValueError(f"turn_detection.{name} is true or false, not {value!r:.80}")
     return value
 
 
 def _fraction(wanted: Mapping[str, object], name: str, default: float) -> float:
     value = wanted.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise ValueError(f"turn_detection.{name} is a number from 0 to 1, not {value!r}")
+        raise ValueError(f"turn_detection.{name} is a number from 0 to 1, not {value!r:.80}")
     return float(value)
 
 
@@ -103,6 +103,6 @@ def _milliseconds(
     if value is None:
         return default
     limits = f"{least * 1000:.0f} to {most * 1000:.0f} milliseconds"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value / 1000 <= most:
-        raise ValueError(f"turn_detection.{name} is {limits}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least * 1000 <= value <= most * 1000:
+        raise ValueError(f"turn_detection.{name} is {limits}, not {value!r:.80}")
     return value / 1000

@@ -11,6 +11,13 @@ from typing import Final
 from voicegate.roles.transceiver.responses import Responses
 from voicegate.roles.transceiver.upstream import Upstream
 
+RETRY_SECONDS: Final = 0.5
+"""After an agent's "another response is open" where none is known here: one that it has not announced, or that
+was given up. It ends within seconds, and nobody hears half a second more."""
+
+MAX_RETRIES: Final = 20
+"""For one reply: ten seconds, as long as the agent may take to answer at all."""
+
 ASK_SECONDS: Final = 10.0
 """How long an agent may take from `response.create` to `response.created`. One that says neither that nor an
 error is asked again at the next turn's end."""
@@ -26,19 +33,24 @@ class Replies:
         self._asked = ""  # the event that is out
         self._asked_at = 0.0
         self._unwanted = False  # what is out
+        self._retries = 0
+        self.deadline: float | None = None
+        """When to ask again, with `advance`; None where an event will say so."""
 
     def want(self, now: float) -> None:
         """The agent's turn: ask for a response as soon as it can be had."""
-        self._wanted = True
+        self._wanted, self._retries = True, 0
         self.advance(now)
 
     def forget(self) -> None:
         """The person speaks again: no reply is wanted any more, also none that is on its way."""
-        self._wanted = False
+        self._wanted, self.deadline = False, None
         self._unwanted = bool(self._asked)
 
     def advance(self, now: float) -> None:
-        if not self._wanted or self._responses.open(spoken_only=True):
+        if self.deadline is not None and now >= self.deadline:
+            self.deadline = None
+        if not self._wanted or self.deadline is not None or self._responses.open(spoken_only=True):
             return
         if self._asked and now < self._asked_at + ASK_SECONDS:
             return
@@ -58,8 +70,12 @@ class Replies:
         unwanted, self._unwanted = self._unwanted, False
         return unwanted
 
-    def refused(self, event_id: str, about: str) -> None:
+    def refused(self, event_id: str, about: str, now: float) -> None:
         """The agent's error about an event of ours. Another response was open: ask again behind it."""
         if event_id == self._asked or not event_id:
-            self._wanted = bool(self._asked) and not self._unwanted and "active_response" in about
+            busy = bool(self._asked) and not self._unwanted and "active_response" in about
             self._asked, self._unwanted = "", False
+            self._wanted = busy and self._retries < MAX_RETRIES
+            if self._wanted and not self._responses.open(spoken_only=True):
+                self._retries += 1
+                self.deadline = now + RETRY_SECONDS

@@ -105,6 +105,10 @@ class Responses:
         metadata = None if response is None else response.details.get("metadata")
         return not (isinstance(metadata, dict) and metadata.get(INTERRUPTIBLE) == "false")
 
+    def all_interruptible(self) -> bool:
+        """Whether speech may stop all that are open."""
+        return all(self.interruptible(response_id) for response_id in self.open(spoken_only=True))
+
     def latest(self) -> str:
         """The response an event without an id is about: the newest open one not apart, or ""."""
         return next((r.id for r in reversed(self._responses.values()) if not (r.over or r.apart)), "")

@@ -248,7 +248,7 @@ class Turns:
     def refused(self, what: What, event_id: str, about: str, now: float) -> None:
         """The agent's error about an event of ours."""
         if what == "create":
-            self._replies.refused(event_id, about)
+            self._replies.refused(event_id, about, now)
             self._replies.advance(now)
         elif what == "commit":
             self._buffer.refused()
@@ -292,6 +292,7 @@ class Turns:
             self._confirm_by = None
             self.events.tell("output_resumed", "unconfirmed", {})
             self._go_on(now)
+        self._replies.advance(now)
         match self._agent.handle_timeout(now):
             case "commit":
                 self._buffer.commit()
@@ -309,7 +310,7 @@ class Turns:
 
     def next_deadline(self) -> float | None:
         deadline = None if self._machine is None else self._machine.next_deadline()
-        for other in (self._confirm_by, self._agent.deadline):
+        for other in (self._confirm_by, self._agent.deadline, self._replies.deadline):
             if other is not None and (deadline is None or other < deadline):
                 deadline = other
         return deadline
@@ -353,7 +354,7 @@ class Turns:
         self._agent.turn_began()
         if self.mode is Mode.GATEWAY:
             self._buffer.begin(self._places.base + decision.at)
-        if self._settings.interrupts:
+        if self._settings.interrupts and self._responses.all_interruptible():
             self._replies.forget()
             self._stop(now)
 
