@@ -322,6 +322,7 @@ class Conversation:
         elif self._is_internal(event.event_id, about, now):
             self._outbox.counts["internal_errors"] += 1
         else:
+            self.turns.client_refused(event.event_id, about)
             event_id, sender = self._causes.find(event.event_id)
             raw = event.raw if event_id == event.event_id else with_cause(event.raw, event_id)
             self._outbox.pass_error(raw, sender)
@@ -383,7 +384,7 @@ class Conversation:
             case "input_audio_buffer.commit":
                 self._media.flush_microphone(now)
                 self.hear_microphone(now)
-                self.turns.client_commits(now)
+                self.turns.client_commits(event_id, now)
             case "input_audio_buffer.clear":
                 self._media.drop_microphone(now)
                 self.turns.client_clears(now)
@@ -394,7 +395,7 @@ class Conversation:
 
     def _append(self, raw: bytes, now: float) -> None:
         """Audio of a client that has no microphone, or not only."""
-        if self.turns.mode is not Mode.GATEWAY or self._media.line.heard != PCM:
+        if self.turns.mode in (Mode.UPSTREAM, Mode.MANUAL) or self._media.line.heard != PCM:
             self._upstream.admit(raw)
             self._upstream.send(raw)
             return

@@ -24,6 +24,8 @@ class _Commit(NamedTuple):
     item_id: str
     """As the clients know it; "": as the agent calls it."""
     idle: IdleTimeout | None
+    event_id: str
+    """The commit's; "" where a client has given none."""
 
 
 class InputBuffer:
@@ -57,7 +59,7 @@ class InputBuffer:
 
     def commit(self) -> None:
         """What the agent has of the turn becomes its item."""
-        self._send_commit(_Commit(self.item_id, None))
+        self._send_commit(self.item_id, None)
         if self.gate is not None:
             self.gate.shut()
 
@@ -80,16 +82,24 @@ class InputBuffer:
             item_id = self._new_item()
             self.gate.open_at(start)
             self.gate.shut()
-        self._send_commit(_Commit(item_id, idle))
+        self._send_commit(item_id, idle)
 
-    def client_commits(self) -> None:
-        """A client's own commit goes out: of the open turn, or of what was held."""
+    def cleared(self, place: int) -> None:
+        """A client's clear goes out: what was said is void."""
+        self.give_up(place)
+        if self.gate is not None:
+            self.gate.forget()
+
+    def client_commits(self, event_id: str) -> None:
+        """A client's own commit goes out: of the open turn, or of what was held, also since the turn was
+        committed for a reply before its time."""
         if self.gate is None:
             return
+        item_id = self.item_id if self.gate.is_open else self._new_item()
         if not self.gate.is_open:
             self.gate.open_at(0)
             self.gate.shut()
-        self._commits.append(_Commit(self.item_id or self._new_item(), None))
+        self._commits.append(_Commit(item_id, None, event_id))
 
     def committed(self, raw: bytes) -> str:
         """The agent's `input_audio_buffer.committed`; returns its name for the item."""
@@ -108,18 +118,19 @@ class InputBuffer:
             )
         return item_id
 
-    def refused(self) -> None:
-        """The agent has refused the oldest commit."""
-        if self._commits:
-            self._commits.popleft()
+    def refused(self, event_id: str) -> None:
+        """The agent has refused this commit, or the oldest where it names none: no item comes of it."""
+        refused = next((c for c in self._commits if c.event_id == event_id or not event_id), None)
+        if refused is not None:
+            self._commits.remove(refused)
 
     def _new_item(self) -> str:
         self._items += 1
         return f"item_voicegate_{self._items}"
 
-    def _send_commit(self, commit: _Commit) -> None:
-        self._commits.append(commit)
-        self._upstream.tell("commit", {"type": "input_audio_buffer.commit"})
+    def _send_commit(self, item_id: str, idle: IdleTimeout | None) -> None:
+        event_id = self._upstream.tell("commit", {"type": "input_audio_buffer.commit"})
+        self._commits.append(_Commit(item_id, idle, event_id))
 
 
 def _milliseconds(place: int) -> int:

@@ -57,7 +57,7 @@ class InputGate:
         samples = max(0, self._position - place)
         size = samples * self._sound.rate // PCM_RATE * self._sound.sample_bytes
         start = max(0, len(held) - size)
-        self._forget_held()
+        self.forget()
         self.is_open = True
         self._turn.clear()
         self._keep(held[start:])
@@ -68,6 +68,11 @@ class InputGate:
         """The turn is over, or may be."""
         self.is_open = False
 
+    def forget(self) -> None:
+        """What waits here is void."""
+        self._held.clear()
+        self._held_bytes = 0
+
     def kept_whole(self) -> bool:
         """Whether the turn can be said again."""
         return self._keeps and len(self._turn) < self._most_kept
@@ -75,14 +80,10 @@ class InputGate:
     def repeat(self) -> None:
         """The turn goes on, and what the agent had of it is gone: all of it is sent again."""
         self._keep(b"".join(self._held))
-        self._forget_held()
+        self.forget()
         self.is_open = True
         self._send(bytes(self._turn))
 
     def _keep(self, pcm: bytes) -> None:
         if self._keeps and len(self._turn) <= self._most_kept:
             self._turn += pcm
-
-    def _forget_held(self) -> None:
-        self._held.clear()
-        self._held_bytes = 0

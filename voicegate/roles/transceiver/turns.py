@@ -251,8 +251,13 @@ class Turns:
             self._replies.refused(event_id, about, now)
             self._replies.advance(now)
         elif what == "commit":
-            self._buffer.refused()
+            self._buffer.refused(event_id)
         self._eager.refused(what)
+
+    def client_refused(self, event_id: str, about: str) -> None:
+        """The agent's error about an event of a client's."""
+        if event_id or "commit" in about.lower():
+            self._buffer.refused(event_id)
 
     # What the clients say
 
@@ -260,9 +265,9 @@ class Turns:
         """A client's event as the agent knows its items."""
         return self._buffer.aliases.for_agent(kind, raw)
 
-    def client_commits(self, now: float) -> None:
+    def client_commits(self, event_id: str, now: float) -> None:
         """A client's commit is about to go out."""
-        self._buffer.client_commits()
+        self._buffer.client_commits(event_id)
         if self._machine is not None:
             self._machine.commit(now)
             self._carry_out(now, commits=False)
@@ -272,7 +277,7 @@ class Turns:
         if self._machine is not None:
             self._machine.clear(now)
             self._carry_out(now)
-        self._buffer.give_up(self._places.heard)
+        self._buffer.cleared(self._places.heard)
 
     # Judges in threads
 
