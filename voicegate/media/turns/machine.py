@@ -42,6 +42,11 @@ class TurnMachine:
         self._silence = Silence()
         self._kept = _kept_frames(settings)
 
+    def number_pauses_from(self, last: int) -> None:
+        """Before anything is heard: this machine follows another, and late verdicts on that one's pauses, up
+        to `last`, are about none of ours."""
+        self._person.number_pauses_from(last)
+
     # --- the microphone ---
 
     def push(self, pcm: bytes, now: float) -> None:

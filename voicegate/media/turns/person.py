@@ -84,6 +84,9 @@ class Person:
     def has_turn(self) -> bool:
         return self._turn is not None
 
+    def number_pauses_from(self, last: int) -> None:
+        self._pauses = last
+
     def begin(self, onset: int, said: str | None = None) -> None:
         """A turn whose first voice was at this sample; `said` is its transcript so far."""
         began = max(self._ended_at, onset - round(self._settings.prefix_padding * PCM_RATE))

@@ -6,6 +6,7 @@ over and what was said has been committed, whichever is later.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, Literal
 
 COMMIT_SECONDS: Final = 1.0
@@ -14,6 +15,9 @@ where the agent has heard somebody begin; where it has not there is nothing to a
 
 MAX_WORDS: Final = 4000
 """Characters of a turn's transcript that a judge is shown."""
+
+MAX_ITEMS: Final = 32
+"""Of one turn: an item at each pause; and those answered before it, whose transcripts may still come."""
 
 
 class AgentCommits:
@@ -27,22 +31,30 @@ class AgentCommits:
         self._committed = False
         """Something has been committed that was not answered."""
         self._words = ""
+        self._items: deque[str] = deque(maxlen=MAX_ITEMS)
+        """Committed and not answered."""
+        self._answered_items: deque[str] = deque(maxlen=MAX_ITEMS)
 
     def speech_started(self) -> None:
         """The agent's word."""
         self._speaking = True
 
-    def committed(self) -> bool:
+    def committed(self, item_id: str) -> bool:
         """The agent's word; whether a reply was waiting for it."""
         self._speaking = False
+        if item_id:
+            self._items.append(item_id)
         if self.deadline is None:
             self._committed = True
             return False
         self._answered()
         return True
 
-    def understood(self, words: str) -> str:
-        """The transcript of the turn with some more words."""
+    def understood(self, item_id: str, words: str) -> str | None:
+        """The transcript of the turn with some more words; None where they belong to one that is answered:
+        transcripts come later than commits."""
+        if item_id in self._answered_items:
+            return None
         self._words = (self._words + words)[-MAX_WORDS:]
         return self._words
 
@@ -73,3 +85,5 @@ class AgentCommits:
         self.deadline = None
         self._committed = False
         self._words = ""
+        self._answered_items.extend(self._items)
+        self._items.clear()

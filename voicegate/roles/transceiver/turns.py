@@ -99,6 +99,8 @@ class Turns:
 
     def configure(self, detection: Detection, now: float) -> None:
         """From now on turns are detected so."""
+        if detection.mode is self.mode and detection.settings == self._settings:
+            return  # the session has changed in something else: a judge keeps what it has learned
         listening = self._plan.listening
         listens = detection.ours or (
             detection.mode is Mode.UPSTREAM and self._plan.pause_upstream and detection.settings.interrupts
@@ -112,6 +114,7 @@ class Turns:
             self._media.listen_to_output(None)
         elif self._machine is None or changed:
             self._machine, self._judge = listening.machine(detection.settings)
+            self._machine.number_pauses_from(self._places.pause_id)
             self._places.base = self._places.heard
             line = self._media.line
             self._machine_hears = hearing_pcm(self._machine.push, line.heard)
@@ -224,12 +227,15 @@ class Turns:
         if kind == "input_audio_buffer.committed":
             self._agent_committed(raw, now)
         elif kind == _TRANSCRIBES and self.mode is Mode.HYBRID and self._machine is not None:
-            self._machine.take_transcript(self._agent.understood(realtime.delta_of(raw)), now)
-            self._carry_out(now)
+            words = self._agent.understood(realtime.item_id_of(raw), realtime.delta_of(raw))
+            if words is not None:
+                self._machine.take_transcript(words, now)
+                self._carry_out(now)
 
     def _agent_committed(self, raw: bytes, now: float) -> None:
-        self._eager.committed(self._buffer.committed(raw))
-        if self._agent.committed():
+        item_id = self._buffer.committed(raw)
+        self._eager.committed(item_id)
+        if self._agent.committed(item_id):
             self._replies.want(now)
         if self.mode is Mode.HYBRID and self._settings.judge == "upstream" and self._machine is not None:
             self.take_verdict(Verdict(self._places.pause_id, 1.0, 0.0, "upstream"), now)
