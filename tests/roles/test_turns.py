@@ -186,10 +186,13 @@ class TestGateway:
         scene = self.scene()
         scene.say("session.update", session=detection(type="semantic_vad", interrupt_response=False))
         scene.speak(silence(1.0) + spoken + silence(0.6))
-        scene.speak(spoken[: 1500 * BYTES_PER_MS] + silence(1.0))
-        scene.run(8.0)
+        scene.speak(spoken[: 1000 * BYTES_PER_MS] + silence(0.7))
+        assert "output_audio_buffer.stopped" not in scene.types(), "all of it was said within the answer"
+        assert len(scene.of("input_audio_buffer.committed")) == 2
+        scene.speak(silence(8.0))
         assert "output_audio_buffer.cleared" not in scene.types()
         assert not [what for what, _ in watched(scene) if what.startswith("output")]
+        assert len(scene.of("output_audio_buffer.stopped")) == 2, "and is answered behind it"
 
     def test_idle_timeout(self, spoken: bytes) -> None:
         scene = self.scene()

@@ -163,6 +163,7 @@ class TestCommits:
     def test_a_refused_commit_of_a_client_takes_no_turns_name(self, spoken: bytes) -> None:
         scene = scene_with("none")
         for event_id in ("mine", None):
+            scene.speak(silence(0.5))
             scene.say("input_audio_buffer.commit", **({"event_id": event_id} if event_id else {}))
             refuse(scene, event_id, "input_audio_buffer_commit_empty")
         scene.speak(silence(1.0) + spoken + silence(0.6))

@@ -147,7 +147,8 @@ class AnyCall(RuleBasedStateMachine):
     def output_begins(self) -> None:
         self.machine.output_began(self.now)
         self.carry_out()
-        self.output = "speaking"
+        if self.output == "silent":
+            self.output = "speaking"
 
     @precondition(lambda self: self.output != "silent")
     @rule()
@@ -212,7 +213,7 @@ class AnyCall(RuleBasedStateMachine):
         self.check_sample(decision)
         match decision:
             case SpeechStarted():
-                assert not self.turn_open and self.output == "silent"
+                assert not self.turn_open and (self.output == "silent" or not self.settings.interrupts)
                 self.turn_open = True
             case PauseBegan(pause_id=pause):
                 assert self.turn_open and self.pause is None and pause == self.last_pause + 1

@@ -162,16 +162,34 @@ def test_a_held_output_that_is_dropped_is_over() -> None:
     assert call.all(OutputResumed) == call.all(OutputStopped) == []
 
 
-@pytest.mark.parametrize("how", ["protected", "interrupt_response"])
-def test_a_stretch_that_cannot_be_interrupted(how: str) -> None:
-    call = answering(Call(TurnSettings(interrupts=how == "protected")))
-    call.machine.protect(how == "protected", call.now)
+def test_a_stretch_that_cannot_be_interrupted() -> None:
+    call = answering(Call())
+    call.machine.protect(True, call.now)
     call.voice(2.0)
     assert call.kinds() == []
     call.machine.output_over(call.now)
     call.voice(0.5)
     assert call.kinds() == ["SpeechStarted"]
     assert seconds(call.one(SpeechStarted).at) == pytest.approx(1.5 - 0.3)
+
+
+def test_where_speech_does_not_interrupt_it_is_a_turn_beside_the_answer() -> None:
+    call = answering(Call(TurnSettings(interrupts=False, idle_timeout=5.0, user_idle=5.0)))
+    call.voice(2.0)
+    call.quiet(1.0)
+    kinds = [kind for kind in call.kinds() if kind in ("SpeechStarted", "TurnEnded")]
+    assert kinds == ["SpeechStarted", "TurnEnded"]
+    call.quiet(6.0)
+    assert not {"IdleTimeout", "UserIdle", "OutputPaused"} & set(call.kinds()), "the agent still speaks"
+    call.voice(1.0)
+    call.machine.output_over(call.now)
+    call.voice(0.5)
+    assert call.kinds()[-1] == "SpeechStarted", "the same turn goes on when the answer is over"
+    call.machine.output_began(call.now)
+    call.voice(0.5)
+    assert call.kinds()[-1] == "SpeechStarted", "and when the next begins"
+    call.quiet(1.0)
+    assert len(call.all(SpeechStarted)) == len(call.all(TurnEnded)) == 2
 
 
 def test_speech_that_goes_on_after_a_protected_stretch_interrupts() -> None:
@@ -192,8 +210,9 @@ def test_protection_lets_a_held_output_go(how: str) -> None:
     else:
         call.machine.configure(TurnSettings(interrupts=False), call.judge, call.now)
     call.voice(2.0)
-    assert call.kinds() == ["OutputPaused", "OutputResumed"]
+    assert call.kinds()[:2] == ["OutputPaused", "OutputResumed"]
     assert call.one(OutputResumed).reason == "protected"
+    assert call.kinds()[2:] == ([] if how == "protect" else ["SpeechStarted"])
 
 
 def test_words_decide_at_once() -> None:

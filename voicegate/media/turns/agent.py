@@ -128,7 +128,8 @@ class Agent:
 
     def configure(self, interruptible: bool, now: float) -> None:
         self._interruptible = interruptible
-        self._let_go_if_protected(now)
+        if self._overlap is not None and not interruptible:
+            self._settle(self._overlap, "protected", now)  # from here on what is said is a turn
 
     def clear(self, now: float) -> None:
         """What was said over the output is void."""

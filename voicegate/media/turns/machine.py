@@ -6,7 +6,8 @@
     the agent:    quiet ──began──► speaking ──overlap──► held ──► speaking, or stopped: its overlap is a turn
 
 Rules. At most one turn is open, and none while the agent speaks: what is said meanwhile is an overlap, and
-becomes a turn when it is confirmed or when the answer ends under it. A verdict holds for the pause it names
+becomes a turn when it is confirmed or when the answer ends under it. Where speech does not interrupt
+(`TurnSettings.interrupts`) there are no overlaps: turns are as if the agent were silent. A verdict holds for the pause it names
 and for no other; speech voids it. Silence is counted in the microphone's own line from the last voice, so a
 burst or a jump of the clock ends nothing; only when no frame comes does real time count. Whoever calls drains
 `poll_decision` after each input, and calls `handle_timeout` at `next_deadline`.
@@ -64,7 +65,7 @@ class TurnMachine:
             if person.has_turn:
                 person.hear(now)
                 self._note_end(now)
-            elif self._agent.speaking:
+            elif self._agent.speaking and self._settings.interrupts:
                 self._begin_turn(self._agent.hear(hop, echo, now))
             else:
                 self._hear_silence(now)
@@ -91,8 +92,10 @@ class TurnMachine:
         self._agent.send(frame, now)
 
     def output_began(self, now: float) -> None:
-        """The first frame of an answer leaves. A turn that is still open is over: it is being answered."""
-        self._person.answered(now)
+        """The first frame of an answer leaves. A turn that is still open is over: it is being answered, unless
+        both may speak."""
+        if self._settings.interrupts or not self._person.has_turn:
+            self._person.answered(now)
         self._agent.begin()
         self._silence.broken()
 
@@ -109,8 +112,11 @@ class TurnMachine:
         """All of it was heard, or it was dropped."""
         if not self._agent.speaking:
             return
+        speech = self._agent.over(now)
+        if self._person.has_turn:
+            return
         self._silence.began(now, self._microphone.position, after_answer=True)
-        self._begin_turn(self._agent.over(now))
+        self._begin_turn(speech)
 
     def protect(self, on: bool, now: float) -> None:
         """From here on speech does not interrupt, or does again."""
@@ -183,7 +189,7 @@ class TurnMachine:
 
     def _note_end(self, now: float) -> None:
         """A turn was open. Where it is not any more, nobody speaks."""
-        if not self._person.has_turn:
+        if not self._person.has_turn and not self._agent.speaking:
             self._silence.began(now, self._microphone.position, after_answer=False)
 
     def _frames_due(self) -> float:

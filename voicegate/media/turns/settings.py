@@ -39,7 +39,7 @@ class TurnSettings:
     create_response: bool = True
     """Whether a turn's end asks for a reply. The machine decides the same either way."""
     interrupts: bool = True
-    """Whether speech stops the agent's output. Without it every answer is as if protected."""
+    """Whether speech stops the agent's output. Without it what is said meanwhile is a turn like any other."""
     idle_timeout: float | None = None
     """After the agent's last sound, when nobody speaks: the agent is to speak again."""
     user_idle: float | None = None
