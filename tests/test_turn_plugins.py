@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from tests.media.turns.calls import QUIET, MarkedActivity, ScriptedJudge
@@ -225,6 +227,36 @@ def test_a_plugin_that_fails_in_a_call_is_replaced_and_told_once(
         assert judge.judge(PAUSE).reason != "theirs"
         assert policy.decide(OVERLAP)[0] is Action.PAUSE
     assert [name for name, _ in failures.seen] == ["theirs"] * 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [(None, 0.5, "x"), (math.nan, 0.5, "x"), (0.5, math.nan, "x"), (0.5, 0.5, 7), ("0.5", 0.5, "x")],
+)
+def test_a_verdict_with_something_else_in_it(
+    faulty: Callable[[], tuple[Any, Any, Any, Failures]], fields: tuple[Any, ...]
+) -> None:
+    _, judge, _, failures = faulty()
+    Faulty.instances[-2].how = lambda: Verdict(PAUSE.id, *fields)
+    assert judge.judge(PAUSE).reason not in ("theirs", "x") and len(failures.seen) == 1
+
+
+@pytest.mark.parametrize("level", [math.nan, None, math.inf, "loud"])
+def test_a_level_that_is_none(faulty: Callable[[], tuple[Any, Any, Any, Failures]], level: Any) -> None:
+    activity, _, _, failures = faulty()
+    Faulty.instances[-3].how = lambda: Hop(True, level)
+    assert activity.push(QUIET) == Hop(False, -100.0) and len(failures.seen) == 1
+
+
+def test_numpys_numbers_become_pythons(faulty: Callable[[], tuple[Any, Any, Any, Failures]]) -> None:
+    """Networks answer in them, and JSON has none of them."""
+    activity, judge, _, failures = faulty()
+    one, half = np.bool_(True), np.float32(0.5)
+    Faulty.instances[-2].how = lambda: Verdict(PAUSE.id, half, half, "theirs", one)  # type: ignore[arg-type]
+    Faulty.instances[-3].how = lambda: Hop(one, np.float32(-math.inf))  # type: ignore[arg-type]
+    for made in (judge.judge(PAUSE), activity.push(QUIET)):
+        assert all(type(field) in (bool, int, float, str) for field in made)
+    assert not failures.seen
 
 
 @pytest.mark.parametrize(

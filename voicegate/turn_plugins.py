@@ -18,6 +18,7 @@ what it was asked for is asked of ours instead, from then on, and whoever made t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -237,9 +238,9 @@ class _GuardedActivity(_Guard[VoiceActivity]):
         try:
             hop = self._plugin.push(frame)
             _check_type(hop, Hop)
+            return Hop(bool(hop.voiced), _number(max(hop.level, -100.0)))  # a logarithm of 0 is no fault
         except Exception as error:
             return self._replace(error).push(frame)
-        return hop
 
     def reset(self) -> None:
         try:
@@ -273,11 +274,13 @@ class _GuardedJudge(_Guard[TurnJudge]):
         try:
             verdict = self._plugin.judge(pause)
             _check_type(verdict, Verdict)
+            _check_type(verdict.reason, str)
             if not verdict.hold >= 0 or verdict.pause_id != pause.id:
                 raise ValueError(f"{verdict} is no verdict on pause {pause.id}")
+            done, hold = _number(verdict.done), float(verdict.hold)
+            return Verdict(pause.id, done, hold, verdict.reason, bool(verdict.eager))
         except Exception as error:
             return self._replace(error).judge(pause)
-        return verdict
 
     def resumed(self, pause: Pause) -> None:
         try:
@@ -307,6 +310,13 @@ class _GuardedPolicy(_Guard[InterruptionPolicy]):
             self._plugin.over(overlap, stopped)
         except Exception as error:
             self._replace(error)
+
+
+def _number(value: float) -> float:
+    """As Python's own kind: numpy's are no JSON. Raises ValueError where it is none."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number")
+    return float(value)
 
 
 def _check_type(value: object, wanted: type) -> None:

@@ -1,4 +1,5 @@
-"""Turns at odd moments, on virtual time: agents and clients that do what they need not, and meetings of two events."""
+"""Turns at odd moments, on virtual time: agents and clients that do what they need not, and meetings of two
+events."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import base64
 from typing import Any
 
 import pytest
+import trio
 
 from tests.roles.test_turns import DEAF, NONE, Sure, detection, silence, watched
 from tests.support import speech
@@ -15,6 +17,8 @@ from voicegate.media.turns.plugins import TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto.realtime import BYTES_PER_MS
 from voicegate.roles.transceiver.detection import Ability
+from voicegate.roles.transceiver.listening import TurnDesk
+from voicegate.roles.transceiver.turn_events import MAX_KINDS, Told
 from voicegate.roles.transceiver.turns import TurnPlan
 
 WATCH = '{"type": "voicegate.turns.watch"}'
@@ -40,10 +44,9 @@ def refuse(scene: Scene, event_id: str | None, code: str) -> None:
 class TestHeldVoice:
     @pytest.mark.parametrize("ability", ["none", "silence", "semantic"])
     @pytest.mark.parametrize("sound", range(40, 121, 20))
-    def test_an_answer_that_ends_while_it_is_held(
-        self, spoken: bytes, ability: Ability, sound: int
-    ) -> None:
-        """A live agent's answer is all sent when `response.done` comes, so its end is seen while it is held."""
+    def test_an_answer_that_ends_while_it_is_held(self, spoken: bytes, ability: Ability, sound: int) -> None:
+        """A live agent's answer is all sent when `response.done` comes, so its end is seen while it is
+        held."""
         scene = scene_with(ability)
         scene.speak(silence(0.5))
         scene.begin()
@@ -233,8 +236,8 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "field",
-        ["idle_timeout_ms", "silence_duration_ms", "prefix_padding_ms", "threshold", "eagerness", "type"]
-        + ["create_response", "interrupt_response"],
+        "idle_timeout_ms silence_duration_ms prefix_padding_ms threshold eagerness type create_response "
+        "interrupt_response".split(),
     )
     @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "1e300", '"500"', "[]", "{}", "1" + "0" * 5000])
     def test_values_that_are_none(self, field: str, value: str) -> None:
@@ -251,6 +254,19 @@ class TestSettings:
 
 
 class TestVerdicts:
+    def test_reasons_without_end_are_not_counted_apart(self) -> None:
+        """They are labels of a metric: a plug-in that puts a number into each would never stop."""
+
+        async def counted() -> list[float]:
+            async with trio.open_nursery() as nursery:
+                desk = TurnDesk(nursery, lambda call_id, verdict: None)
+                for n in range(1000):
+                    desk.take("c", Told("judged", f"p = {n}", {}), 1.0)
+                return [sample.value for sample in desk.samples({})]
+
+        counts = trio.run(counted)
+        assert len(counts) <= MAX_KINDS + 1 and sum(counts) == 1000
+
     def test_a_verdict_on_a_pause_of_before(self, spoken: bytes) -> None:
         """A judge in a thread answers when the mode, and with it the machine, is another."""
 
@@ -267,5 +283,3 @@ class TestVerdicts:
         scene.conversation.take_verdict(Verdict(asked, 1.0, 0.0, "sure"), scene.now)
         scene._drain()
         assert watched(scene)[-1][0] == "verdict_dropped"
-
-

@@ -7,10 +7,10 @@
 
 Rules. At most one turn is open, and none while the agent speaks: what is said meanwhile is an overlap, and
 becomes a turn when it is confirmed or when the answer ends under it. Where speech does not interrupt
-(`TurnSettings.interrupts`) there are no overlaps: turns are as if the agent were silent. A verdict holds for the pause it names
-and for no other; speech voids it. Silence is counted in the microphone's own line from the last voice, so a
-burst or a jump of the clock ends nothing; only when no frame comes does real time count. Whoever calls drains
-`poll_decision` after each input, and calls `handle_timeout` at `next_deadline`.
+(`TurnSettings.interrupts`) there are no overlaps: turns are as if the agent were silent. A verdict holds for
+the pause it names and for no other; speech voids it. Silence is counted in the microphone's own line from the
+last voice, so a burst or a jump of the clock ends nothing; only when no frame comes does real time count.
+Whoever calls drains `poll_decision` after each input, and calls `handle_timeout` at `next_deadline`.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class TurnMachine:
         self._agent.send(frame, now)
 
     def output_began(self, now: float) -> None:
-        """The first frame of an answer leaves. A turn that is still open is over: it is being answered, unless
-        both may speak."""
+        """The first frame of an answer leaves. A turn that is still open is over: it is being answered,
+        unless both may speak."""
         if self._settings.interrupts or not self._person.has_turn:
             self._person.answered(now)
         self._agent.begin()

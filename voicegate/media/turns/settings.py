@@ -103,6 +103,10 @@ def _milliseconds(
     if value is None:
         return default
     limits = f"{least * 1000:.0f} to {most * 1000:.0f} milliseconds"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least * 1000 <= value <= most * 1000:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not least * 1000 <= value <= most * 1000
+    ):
         raise ValueError(f"turn_detection.{name} is {limits}, not {value!r:.80}")
     return value / 1000

@@ -17,7 +17,7 @@ from voicegate.media.turns.plugins import TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.roles.transceiver.detection import detection_for
 from voicegate.roles.transceiver.outbox import Allowance
-from voicegate.roles.transceiver.turn_events import Question, Told
+from voicegate.roles.transceiver.turn_events import MAX_KINDS, Question, Told
 from voicegate.roles.transceiver.turns import TurnPlan
 from voicegate.turn_config import turn_plugins, turn_settings
 from voicegate.turn_plugins import TurnPlugins
@@ -94,7 +94,10 @@ class TurnDesk:
         if isinstance(news, Question):
             self._ask(call_id, news)
             return
-        self._counts[news.what, news.reason] += 1
+        counted = (news.what, news.reason)
+        if counted not in self._counts and len(self._counts) >= MAX_KINDS:
+            counted = (news.what, "other")
+        self._counts[counted] += 1
         if (observed := self._histograms.get(news.what)) is not None:
             field, histogram = observed
             if field in news.fields:

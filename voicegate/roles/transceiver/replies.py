@@ -12,8 +12,8 @@ from voicegate.roles.transceiver.responses import Responses
 from voicegate.roles.transceiver.upstream import Upstream
 
 RETRY_SECONDS: Final = 0.5
-"""After an agent's "another response is open" where none is known here: one that it has not announced, or that
-was given up. It ends within seconds, and nobody hears half a second more."""
+"""After an agent's "another response is open" where none is known here: one that it has not announced, or
+that was given up. It ends within seconds, and nobody hears half a second more."""
 
 MAX_RETRIES: Final = 20
 """For one reply: ten seconds, as long as the agent may take to answer at all."""
