@@ -236,8 +236,16 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "field",
-        "idle_timeout_ms silence_duration_ms prefix_padding_ms threshold eagerness type create_response "
-        "interrupt_response".split(),
+        [
+            "idle_timeout_ms",
+            "silence_duration_ms",
+            "prefix_padding_ms",
+            "threshold",
+            "eagerness",
+            "type",
+            "create_response",
+            "interrupt_response",
+        ],
     )
     @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "1e300", '"500"', "[]", "{}", "1" + "0" * 5000])
     def test_values_that_are_none(self, field: str, value: str) -> None:
