@@ -16,12 +16,14 @@ from tests.support.scene import Scene, body
 from voicegate.media.turns.plugins import TurnJudge, Verdict
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto.realtime import BYTES_PER_MS
-from voicegate.roles.transceiver.detection import Ability
+from voicegate.roles.transceiver.detection import Ability, Mode
 from voicegate.roles.transceiver.listening import TurnDesk
 from voicegate.roles.transceiver.turn_events import MAX_KINDS, Told
 from voicegate.roles.transceiver.turns import TurnPlan
 
 WATCH = '{"type": "voicegate.turns.watch"}'
+FIELDS = ["idle_timeout_ms", "silence_duration_ms", "prefix_padding_ms", "threshold", "eagerness", "type"]
+FIELDS += ["create_response", "interrupt_response"]
 ACTIVE = "conversation_already_has_active_response"
 
 
@@ -234,19 +236,18 @@ class TestSettings:
         scene.run(0.1)
         assert len(scene.of("session.updated")) == 20 and listening.made == made
 
-    @pytest.mark.parametrize(
-        "field",
-        [
-            "idle_timeout_ms",
-            "silence_duration_ms",
-            "prefix_padding_ms",
-            "threshold",
-            "eagerness",
-            "type",
-            "create_response",
-            "interrupt_response",
-        ],
-    )
+    @pytest.mark.parametrize("own", [None, {"type": "server_vad"}])
+    def test_an_agent_that_refuses_to_leave_turns_to_us(self, own: Any) -> None:
+        """One that goes on detecting them would answer each, and so would we; one that knows of none not."""
+        scene = Scene(configured=False, turns=plan("none"))
+        (first,) = scene.asked("session.update")
+        scene.error(first["event_id"], "session.audio.input.turn_detection", "Unknown.")
+        said: dict[str, Any] = {"turn_detection": own} if own else {}
+        scene.agent("session.updated", session={"type": "realtime", "audio": {"input": said}})
+        assert scene.conversation.turns.mode is (Mode.UPSTREAM if own else Mode.GATEWAY)
+        assert scene.of("session.created")
+
+    @pytest.mark.parametrize("field", FIELDS)
     @pytest.mark.parametrize("value", ["1" + "0" * 400, "-1", "1e300", '"500"', "[]", "{}", "1" + "0" * 5000])
     def test_values_that_are_none(self, field: str, value: str) -> None:
         scene = scene_with("none")

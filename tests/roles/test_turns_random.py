@@ -23,7 +23,12 @@ COMMITTED = st.tuples(st.just("committed"))
 MODE = st.tuples(
     st.just("mode"),
     st.sampled_from(
-        [NONE, detection(type="server_vad"), detection(type="semantic_vad", create_response=False)]
+        [
+            NONE,
+            detection(type="server_vad"),
+            detection(type="semantic_vad", create_response=False),
+            detection(type="semantic_vad", interrupt_response=False),
+        ]
     ),
 )
 HEARD = st.tuples(st.just("stopped"))

@@ -103,11 +103,7 @@ class SessionUpdates:
     @property
     def interrupts(self) -> bool:
         """Whether a person that the agent hears stops it: OpenAI's default, unless switched off."""
-        audio = self.effective.get("audio")
-        heard = audio.get("input") if isinstance(audio, dict) else self.effective  # the beta's place
-        if not isinstance(heard, dict) or "turn_detection" not in heard:
-            return True
-        detection = heard["turn_detection"]
+        detection = self._said_detection({})
         return isinstance(detection, dict) and detection.get("interrupt_response", True) is not False
 
     def view(self) -> dict[str, Any]:
@@ -211,6 +207,12 @@ class SessionUpdates:
         self._asked.clear()
         return list(lost)
 
+    def _said_detection(self, unsaid: object) -> object:
+        """The agent's turn detection, by its own word."""
+        audio = self.effective.get("audio")
+        heard = audio.get("input") if isinstance(audio, dict) else self.effective  # the beta's place
+        return heard.get("turn_detection", unsaid) if isinstance(heard, dict) else unsaid
+
     def _check_formats(self, session: Mapping[str, Any]) -> list[SessionOutput]:
         """What the agent says it speaks and hears, against what it was told; said once a side."""
         problems: list[SessionOutput] = []
@@ -262,7 +264,11 @@ class SessionUpdates:
     def _describe(self, update: _Update) -> list[SessionOutput]:
         if update.detection is not None:
             self.detection = update.detection
-        if self.detection.mode is Mode.HYBRID and any("turn_detection" in what for what in update.dropped):
+        refused = any("turn_detection" in what for what in update.dropped)
+        detects = self.detection.mode is Mode.HYBRID or (
+            self.detection.mode is Mode.GATEWAY and self._said_detection(None) is not None
+        )
+        if refused and detects:
             # It would answer by itself, and so would we: it is left to the agent.
             self.detection = detection_for(without_detection(update.session), "semantic", self._defaults)
         outputs: list[SessionOutput] = [Updated(self.view(), quiet=update.source is None)]
