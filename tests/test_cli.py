@@ -179,10 +179,23 @@ def test_a_signal_while_starting_ends_it_too() -> None:
 def test_a_relay_starts_without_the_heavy_parts() -> None:
     code = (
         "import sys; from voicegate.cli import _load; _load('relay');"
-        "print([m for m in ('av', 'OpenSSL', 'pylibsrtp', 'quart', 'quart_trio') if m in sys.modules])"
+        "print([m for m in ('av', 'numpy', 'OpenSSL', 'pylibsrtp', 'quart') if m in sys.modules])"
     )
+    assert printed(code) == "[]\n"
+
+
+def test_signaling_starts_without_the_parts_for_media() -> None:
+    code = (
+        "import sys; from voicegate.cli import _load; _load('signaling');"
+        "print([m for m in ('av', 'numpy', 'pylibsrtp', 'webrtcvad') if m in sys.modules])"
+    )
+    assert printed(code) == "[]\n"
+
+
+def printed(code: str) -> str:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert result.stdout == "[]\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 class Process(subprocess.Popen[str]):

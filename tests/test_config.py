@@ -238,6 +238,21 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"relay": {"location": "91, 0"}}, "relay.location: '91, 0' is no place"),
         ("relay", {"relay": {"location": "here"}}, "relay.location: 'here' is not of the form"),
         ("relay", {"relay": {"workers": -1}}, "relay.workers must be from 0 to 256, or auto"),
+        (
+            "transceiver",
+            {"transceiver": {"workers": 0}},
+            "transceiver.workers must be from 1 to 256, or auto",
+        ),
+        (
+            "transceiver",
+            {"transceiver": {"workers": 3, "id": 1048574}},
+            "with 3 workers the last one's is 1048576",
+        ),
+        (
+            "transceiver",
+            {"transceiver": {"workers": 3, "control_listen": "127.0.0.1:65534"}},
+            "3 workers need as many ports",
+        ),
         ("relay", {"relay": {"max_connections": 0}}, "relay.max_connections must be at least 1"),
         ("signaling", {"signaling": {"clusters": [4096]}}, "signaling.clusters: 4096 is not from 0 to 4095"),
         (
@@ -278,10 +293,18 @@ def test_problems_are_sentences(role: Role, changes: dict[str, dict[str, Any]], 
     assert SECRET not in " ".join(problems)
 
 
-def test_worker_processes_are_for_a_relay_by_itself() -> None:
-    config = msgspec.convert({"relay": {"workers": 2}}, type=Config)
-    assert "relay.workers is 2: processes are for a relay by itself" in " ".join(check(config, ROLES))
-    assert "relay.workers" not in " ".join(check(config, ["relay"]))
+@pytest.mark.parametrize("role", ["relay", "transceiver"])
+def test_worker_processes_are_for_a_role_by_itself(role: Role) -> None:
+    config = msgspec.convert({role: {"workers": 2}}, type=Config)
+    assert f"{role}.workers is 2: processes are for a {role} by itself" in " ".join(check(config, ROLES))
+    assert f"{role}.workers" not in " ".join(check(config, [role]))
+
+
+def test_each_worker_needs_an_entry_in_a_static_registry() -> None:
+    entry = {"id": 7, "link": "127.0.0.1:4000", "control": "127.0.0.1:4001"}
+    data = {"registry": {"transceivers": [entry]}, "transceiver": {"id": 7, "workers": 2}}
+    problems = check(msgspec.convert(data, type=Config), ["transceiver"])
+    assert "transceiver.id 8 is not in registry.transceivers" in problems
 
 
 def test_a_key_that_records_needs_somewhere_to_record_to(tmp_path: Path) -> None:
@@ -413,3 +436,37 @@ def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
         assert repr(text) in str(error)
     else:
         assert 0 <= port <= 65535 and host
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("judge", "oracle", "There is no turn judge 'oracle' here. There are: adaptive, fixed"),
+        ("activity", "ear", "There is no voice activity 'ear' here"),
+        ("policy", "polite", "There is no interruption policy 'polite' here"),
+        ("judge", "smart-turn", "turns.smart_turn_model: empty is not a file"),
+        ("smart_turn_model", "/x.onnx", "turns.judge is adaptive: write smart-turn"),
+        ("max_turn_seconds", "-1", "turns.max_turn_seconds must not be negative"),
+        ("pause_after_seconds", "0", "turns.pause_after_seconds must be more than 0"),
+        ("stop_after_seconds", "0.01", "must not be less than turns.pause_after_seconds"),
+    ],
+)
+def test_turns(key: str, value: str, words: str) -> None:
+    config = load_config(None, {f"VOICEGATE_TURNS_{key.upper()}": value})
+    (problem,) = check(config, ROLES)
+    assert words in problem
+    assert not [p for p in check(config, ("relay",)) if "turns" in p], "which is not a relay's business"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AGENT_TURN_DETECTION", "psychic"), ("TURNS_EAGERNESS", "very")]
+)
+def test_unknown_words_about_turns(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match="Invalid enum value"):
+        load_config(None, {f"VOICEGATE_{variable}": value})
+
+
+def test_an_agent_that_commits_nothing_cannot_be_the_judge() -> None:
+    environ = {"VOICEGATE_TURNS_JUDGE": "upstream", "VOICEGATE_AGENT_TURN_DETECTION": "none"}
+    (problem,) = check(load_config(None, environ), ROLES)
+    assert "there is no commit to wait for" in problem

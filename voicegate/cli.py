@@ -20,11 +20,11 @@ import msgspec
 import trio
 
 from voicegate import __version__, logs
-from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, load_config
+from voicegate.config import DEFAULT_ADVERTISE, ROLES, Config, ConfigError, Role, load_config, worker_count
 from voicegate.config_checks import check
 from voicegate.keyfile import KeyFileError, configured_secrets, valid_seconds, watch_key_file
 from voicegate.net.registry import RegistryError, open_registry
-from voicegate.net.zygote import Zygote, start_zygote
+from voicegate.processes.zygote import Zygote, start_zygote
 from voicegate.proto.keys import ClusterKeys
 from voicegate.roles.context import RoleContext
 
@@ -46,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from voicegate.load.command import main as load_command
 
         return load_command(arguments[1:])
+    if arguments[:1] == ["turns"]:
+        from voicegate.turns.command import main as turns_command
+
+        return turns_command(arguments[1:])
     options = _parse(arguments)
     roles: tuple[Role, ...] = tuple(dict.fromkeys(options.role)) or ROLES
     try:
@@ -83,7 +87,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         " roles run in this process.",
         epilog="Every key of the configuration file is also an environment variable: [relay] listen is"
         " VOICEGATE_RELAY_LISTEN. `voicegate keys --help` tells how to rotate the secrets,"
-        " `voicegate load --help` how to make many calls at once.",
+        " `voicegate load --help` how to make many calls at once,"
+        " `voicegate turns --help` how to measure judges of turns.",
     )
     parser.add_argument(
         "--role", action="append", choices=ROLES, default=[], help="run this role; repeatable"
@@ -95,13 +100,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _start_zygote(config: Config, roles: Sequence[Role]) -> Zygote | None:
-    """What a relay's workers are forked from, where it has any: before Trio runs and any thread is there."""
-    if tuple(roles) != ("relay",):
-        return None
-    from voicegate.roles.relay.process import worker_process
-    from voicegate.roles.relay.supervisor import worker_count
+    """What a role's workers are forked from, where it has any: before Trio runs and any thread is there."""
+    if tuple(roles) == ("relay",) and worker_count(config.relay.workers):
+        from voicegate.roles.relay.process import relay_process
 
-    return start_zygote(worker_process(config)) if worker_count(config.relay) else None
+        return start_zygote(relay_process(config))
+    if tuple(roles) == ("transceiver",) and worker_count(config.transceiver.workers) > 1:
+        from voicegate.roles.transceiver.process import transceiver_process
+
+        return start_zygote(transceiver_process(config))
+    return None
 
 
 async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
@@ -193,7 +201,7 @@ def _load(role: Role) -> Callable[..., Awaitable[Any]]:
 
         return run_relay
     if role == "transceiver":
-        from voicegate.roles.transceiver.shell import run as run_transceiver
+        from voicegate.roles.transceiver.process import run as run_transceiver
 
         return run_transceiver
     from voicegate.roles.signaling.shell import run as run_signaling

@@ -108,7 +108,13 @@ class TransceiverConfig(_Section, frozen=True):
     link_listen: str = "127.0.0.1:0"
     control_listen: str = "127.0.0.1:0"
     """Internal HTTP: call allocation by signaling, /healthz, /readyz, /metrics."""
+    workers: int | Literal["auto"] = 1
+    """Processes, where the transceiver is alone in its own; auto: one per usable CPU. Each is a transceiver
+    of its own: worker n has the id, where one is given, and both ports plus n."""
+    pin_cpus: bool = True
+    """Each worker, where there are several, stays on a CPU of its own."""
     max_calls: int = 200
+    """At once, for each worker."""
     max_call_seconds: float = 3600.0
     idle_seconds: float = 35.0
     """A call ends when this long no authenticated packet came (RFC 7675 asks for 30; a background Firefox
@@ -195,6 +201,44 @@ class AgentConfig(_Section, frozen=True):
     connect_seconds: float = 10.0
     stall_seconds: float = 20.0
     """A call ends when this long the agent takes nothing of what is sent to it."""
+    turn_detection: Literal["none", "silence", "semantic"] = "semantic"
+    """What the agent can: none: it waits for a commit; silence: it commits after a silence; semantic: it can
+    tell when somebody is finished, so that everything is left to it."""
+
+
+class TurnsConfig(_Section, frozen=True):
+    """When a person is finished and when one interrupts, where the agent does not decide it
+    (docs/turns.md)."""
+
+    judge: str = "adaptive"
+    """Who decides that a pause is the end, for `semantic_vad` and where nobody says anything: adaptive,
+    smart-turn, upstream (the agent's own commit), fixed (silence alone), or the name of an installed
+    plug-in."""
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    """Where the session names none: answers after 8, 4, 2, 4 seconds of silence at the latest."""
+    smart_turn_model: str = ""
+    """The ONNX file of the judge smart-turn."""
+    eager: bool = False
+    """Ask for replies when a turn is probably over, and drop them unheard when it was not."""
+    max_turn_seconds: float = 0.0
+    """A turn that is longer is ended; 0: none is."""
+    user_idle_seconds: float = 0.0
+    """After so much silence of both sides clients and sidebands get `voicegate.turn.user_idle`; 0: never."""
+    pause_upstream: bool = True
+    """Hold the voice of an agent that detects turns itself at the first sound of a person, until it has
+    decided."""
+    pause_after_seconds: float = 0.06
+    """So much voice over the agent's holds it."""
+    stop_after_seconds: float = 0.6
+    """So much voice is an interruption."""
+    resume_after_seconds: float = 0.4
+    """So much silence behind less voice lets the agent go on."""
+    grace_seconds: float = 0.25
+    """At an answer's first words nothing holds it."""
+    activity: str = "webrtc"
+    """What hears whether somebody speaks: webrtc, or the name of an installed plug-in."""
+    policy: str = "default"
+    """What takes a sound for an interruption: default, or the name of an installed plug-in."""
 
 
 class RecordingConfig(_Section, frozen=True):
@@ -219,6 +263,7 @@ class Config(_Section, frozen=True):
     transceiver: TransceiverConfig = TransceiverConfig()
     signaling: SignalingConfig = SignalingConfig()
     agent: AgentConfig = AgentConfig()
+    turns: TurnsConfig = TurnsConfig()
     recording: RecordingConfig = RecordingConfig()
     net: NetConfig = NetConfig()
 
@@ -270,6 +315,13 @@ def parse_location(text: str) -> tuple[float, float] | None:
     if not (abs(place[0]) <= 90 and abs(place[1]) <= 180):
         raise ValueError(f"{text!r} is no place: latitude is from -90 to 90, longitude from -180 to 180")
     return place
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """How many worker processes a role has that is the only one of its process; 0: it has none."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
 def parse_listen(text: str) -> tuple[str, int]:

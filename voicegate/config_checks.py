@@ -24,6 +24,7 @@ from voicegate.config import (
     parse_listen,
     parse_location,
     parse_public,
+    worker_count,
 )
 from voicegate.keyfile import KeyFileError, read_key_file
 from voicegate.proto.keys import parse_secrets
@@ -52,9 +53,10 @@ def check(config: Config, roles: Collection[Role]) -> list[str]:
     if "relay" in roles:
         problems += _check_relay(config.relay, alone=tuple(roles) == ("relay",))
     if "transceiver" in roles:
-        problems += _check_transceiver(config)
+        problems += _check_transceiver(config, alone=tuple(roles) == ("transceiver",))
         problems += _check_recording(config)
         problems += _check_agent(config.agent, together)
+        problems += _check_turns(config)
     if "signaling" in roles:
         problems += _check_signaling(config.signaling)
         if together and not config.recording.directory:
@@ -143,12 +145,7 @@ def _check_relay(relay: RelayConfig, *, alone: bool) -> Iterator[str]:
     for address in relay.advertise:
         yield from _check_public("relay.advertise", address, concrete=True)
     yield from _check_location("relay.location", relay.location)
-    if relay.workers != "auto" and not 0 <= relay.workers <= _MAX_WORKERS:
-        yield f"relay.workers must be from 0 to {_MAX_WORKERS}, or auto"
-    elif relay.workers not in ("auto", 0) and not alone:
-        yield f"relay.workers is {relay.workers}: processes are for a relay by itself; write auto or 0"
-    elif relay.workers not in ("auto", 0) and sys.platform != "linux":
-        yield f"relay.workers is {relay.workers}: processes need Linux; write auto or 0"
+    yield from _check_workers("relay", relay.workers, none=0, alone=alone)
     yield from _check_concrete("relay.link_listen", relay.link_listen)
     if relay.ops_listen:
         yield from _check_listen("relay.ops_listen", relay.ops_listen)
@@ -166,18 +163,36 @@ def _check_relay(relay: RelayConfig, *, alone: bool) -> Iterator[str]:
         yield "relay.pin_cpu must be a CPU number, -1 (the last one) or -2 (not pinned)"
 
 
-def _check_transceiver(config: Config) -> Iterator[str]:
+def _check_workers(role: Role, workers: int | str, *, none: int, alone: bool) -> Iterator[str]:
+    """`none`: the number at which a role has no processes of its own."""
+    if workers != "auto" and not none <= int(workers) <= _MAX_WORKERS:
+        yield f"{role}.workers must be from {none} to {_MAX_WORKERS}, or auto"
+    elif workers not in ("auto", none) and not alone:
+        yield f"{role}.workers is {workers}: processes are for a {role} by itself; write auto or {none}"
+    elif workers not in ("auto", none) and sys.platform != "linux":
+        yield f"{role}.workers is {workers}: processes need Linux; write auto or {none}"
+
+
+def _check_transceiver(config: Config, *, alone: bool) -> Iterator[str]:
     settings, registry = config.transceiver, config.registry
+    yield from _check_workers("transceiver", settings.workers, none=1, alone=alone)
+    count = worker_count(settings.workers) if alone else 1
+    last = settings.id + count - 1
     if not 0 <= settings.id < _ID_LIMIT:
         yield f"transceiver.id must be from 1 to {_ID_LIMIT - 1}, or 0 for a random one"
-    yield from _check_concrete("transceiver.link_listen", settings.link_listen)
-    yield from _check_concrete("transceiver.control_listen", settings.control_listen)
-    if (
-        registry.transceivers
-        and not registry.redis
-        and all(e.id != settings.id for e in registry.transceivers)
-    ):
-        yield f"transceiver.id {settings.id} is not in registry.transceivers"
+    elif settings.id and last >= _ID_LIMIT:
+        yield f"transceiver.id {settings.id}: with {count} workers the last one's is {last}; take a lower one"
+    for key in ("link_listen", "control_listen"):
+        listen = getattr(settings, key)
+        problems = list(_check_concrete(f"transceiver.{key}", listen))
+        yield from problems
+        if not problems and count > 1 and (port := parse_listen(listen)[1]) and port + count - 1 > 65535:
+            yield f"transceiver.{key} is {listen}: {count} workers need as many ports from there on"
+    if registry.transceivers and not registry.redis:
+        known = {entry.id for entry in registry.transceivers}
+        for id in range(settings.id, last + 1):
+            if id not in known:
+                yield f"transceiver.id {id} is not in registry.transceivers"
     if settings.max_calls < 1:
         yield "transceiver.max_calls must be at least 1"
     for key in ("max_call_seconds", "idle_seconds"):
@@ -231,6 +246,32 @@ def _check_agent_audio(agent: AgentConfig, side: str) -> Iterator[str]:
         yield f"{key} must be one of {', '.join(map(str, _AGENT_RATES))} (Hz)"
     elif not agent.url and rate != _AGENT_RATES[0]:
         yield f"{key}: the embedded parrot (agent.url is empty) knows only {_AGENT_RATES[0]}"
+
+
+def _check_turns(config: Config) -> Iterator[str]:
+    turns = config.turns
+    for key in ("max_turn_seconds", "user_idle_seconds", "grace_seconds"):
+        if getattr(turns, key) < 0:
+            yield f"turns.{key} must not be negative"
+    for key in ("pause_after_seconds", "stop_after_seconds", "resume_after_seconds"):
+        if getattr(turns, key) <= 0:
+            yield f"turns.{key} must be more than 0"
+    if turns.stop_after_seconds < turns.pause_after_seconds:
+        yield "turns.stop_after_seconds must not be less than turns.pause_after_seconds"
+    if turns.judge == "upstream" and config.agent.turn_detection == "none":
+        yield "turns.judge is upstream, but agent.turn_detection is none: there is no commit to wait for"
+    model = turns.smart_turn_model
+    if turns.judge == "smart-turn" and not os.path.isfile(model):
+        yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"
+        return
+    if turns.judge != "smart-turn" and model:
+        yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
+    from voicegate.turn_config import turn_plugins  # brings numpy in
+
+    try:
+        turn_plugins(turns)
+    except ValueError as error:
+        yield f"turns: {error}"
 
 
 def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 The real thing is five minutes of ordinary churn: `make soak`, which is VOICEGATE_SOAK_SECONDS=300, with 50
 calls of 20 to 120 s. There are not five minutes to spare in every run of all tests, so without that variable
-this takes less than a minute, with 20 calls of 1 to 4 s: about as many set-ups and ends, but less talking. A
-call that is not let go keeps some 0.2 MB, so the short run finds it when half of them stay, the long one when a
-tenth does; neither finds a leak of a megabyte an hour, for which there is `python -m bench.media.soak --minutes 60`.
+this takes less than a minute, with 20 calls of 1 to 4 s: half as many set-ups and ends, and less talking. A
+call that is not let go keeps some 0.2 MB. The short run finds it when all of them stay, the long one when a
+tenth does; neither finds a leak of a megabyte an hour, for which there is `bench/media/soak.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ pytestmark = [
 SPARE_TASKS, SPARE_DESCRIPTORS = 6, 4
 """Connections of whoever asked for the metrics, and of signaling, which are kept alive."""
 HEAP_MB = 10.0
-"""The heap grows until it has seen every mix of so many calls, which takes longer than the short run: measured,
-13 MB more after 109 calls, and level from the second half minute on."""
+"""The heap grows until it has seen every mix of so many calls, which takes longer than the short run:
+measured, 13 MB more after 109 calls."""
 BYTES_PER_SETUP = 20_000 if SECONDS else 100_000
 """Of the 0.2 MB of a call."""
 

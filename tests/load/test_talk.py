@@ -11,13 +11,13 @@ from tests.support import speech
 from voicegate.load.talk import OPUS_SILENCE, SpeechError, make_talk, read_speech, synthetic_speech
 from voicegate.media.codec import PCM_RATE
 from voicegate.media.opus import OpusDecoder
-from voicegate.media.vad import VoiceActivity
+from voicegate.media.vad import SpeechDetector
 
 
 def test_the_built_in_utterance_is_speech_to_a_detector() -> None:
     talk = make_talk(synthetic_speech())
     assert talk.spoken * 0.02 == pytest.approx(1.6) and len(talk.frames) * 0.02 == pytest.approx(1.6 + 3.6)
-    decoder, line = OpusDecoder(), VoiceActivity()
+    decoder, line = OpusDecoder(), SpeechDetector()
     changes = [change for frame in talk.frames for change in line.push(decoder.decode(frame))]
     assert [change.started for change in changes] == [True, False]
     spoken = (changes[1].sample - changes[0].sample) / PCM_RATE

@@ -1,4 +1,4 @@
-"""Test signals and how alike two of them are. NumPy is a test tool here, not one of the product."""
+"""Test signals and how alike two of them are."""
 
 from __future__ import annotations
 

@@ -131,6 +131,30 @@ async def test_a_dead_transceiver_runs_out_and_its_id_can_be_taken(server: Redis
         assert relay.statistics()["expired"] == 1
 
 
+async def test_a_dead_transceiver_is_buried_at_once_and_its_id_is_free(server: RedisServer) -> None:
+    async with joined(server) as parent, joined(server) as reader:
+        async with joined(server) as dying:
+            await dying.register(record(boot="dead"))
+            await eventually(lambda: 7 in parent.records and 7 in reader.records)
+            dying.publish_nowait(record(boot="dead", calls=3))
+            await eventually(lambda: reader.records[7].calls == 3)
+        began = trio.current_time()
+        await parent.bury("dead")
+        assert 7 not in parent.records
+        await eventually(lambda: 7 not in reader.records)
+        async with joined(server) as heir:
+            await heir.register(record(boot="heir"))
+            assert trio.current_time() - began < LEASE / 2, "nobody waited for the lease"
+            await eventually(lambda: 7 in reader.records and reader.records[7].boot == "heir")
+            await parent.bury("dead")
+            await parent.bury("unknown")
+            await trio.sleep(LEASE)
+            assert reader.records[7].boot == "heir", "who came after is not buried with it"
+        server.kill()
+        with trio.fail_after(5):
+            await parent.bury("heir")
+
+
 async def test_a_restart_with_a_clock_set_back_is_seen_at_once(server: RedisServer) -> None:
     async with joined(server) as relay:
         async with joined(server) as owner:

@@ -573,7 +573,8 @@ class TestOnARealCall:
         assert heard and client.heard[-1].at <= stopped + rig.one_way
         events = [json.loads(out[0])["type"] for out in iter(conversation.poll_to_clients, None)]
         assert events[1:] == ["output_audio_buffer.started", "output_audio_buffer.cleared"]
-        truncate = json.loads(conversation.poll_to_agent() or b"{}")
+        item = conversation.poll_to_agent()
+        truncate = json.loads(item.data if item is not None else b"{}")
         assert 0 < truncate["audio_end_ms"] < 20 * (heard + 1)
 
     def test_the_end_of_a_call_is_no_error(self) -> None:

@@ -141,8 +141,8 @@ ACTIONS = st.lists(
 class Random:
     """Plays actions and keeps its own account of what must hold."""
 
-    def __init__(self, *, early: int = 0) -> None:
-        self.scene = Scene(start=False)
+    def __init__(self, *, early: int = 0, **options: Any) -> None:
+        self.scene = Scene(start=False, **options)
         self.early = early
         """So many actions happen before the client is connected."""
         self.received: Counter[str] = Counter()

@@ -142,7 +142,7 @@ def test_a_pause_of_the_client_is_given_out_on_the_timer() -> None:
     samples = 0
     while (deadline := audio.next_deadline()) is not None and deadline <= NOW + 1.06:
         audio.handle_timeout(deadline)
-        samples += sum(map(len, iter(audio.poll_pcm, None))) // 2
+        samples += sum(map(len, iter(audio.poll_audio, None))) // 2
     assert 0.9 * 24_000 < samples - 3 * 480 <= 24_000
     audio.close()
 
@@ -152,7 +152,7 @@ def test_red_of_the_client_fills_a_gap_at_once() -> None:
     audio.receive_rtp(build_rtp(0, False, 0, 0, 9, bytes(160)), NOW)
     redundant = red(bytes(160), (160, bytes(160)), payload_type=0)
     audio.receive_rtp(build_rtp(100, False, 2, 320, 9, redundant), NOW + 0.04)
-    assert sum(map(len, iter(audio.poll_pcm, None))) // 2 == 3 * 480
+    assert sum(map(len, iter(audio.poll_audio, None))) // 2 == 3 * 480
     receive = audio.statistics()["receive"]
     assert isinstance(receive, dict)
     assert receive["recovered_red"] == 1

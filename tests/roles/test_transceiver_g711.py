@@ -11,8 +11,10 @@ import pytest
 from tests.media.signals import best_match, tone
 from tests.media.signals import frames as pcm_frames
 from tests.roles.test_transceiver_core import frames as opus_frames
+from tests.support import speech
 from tests.support.light_channel import Wanted
 from tests.support.light_client import LightCall
+from tests.support.listening import plan
 from tests.support.models import SERVER_EVENT
 from tests.support.rig import Rig
 from voicegate.media.companding import Law
@@ -56,13 +58,12 @@ class Kept:
         self.notes.append(event)
 
 
-def call(rig: Rig, codec: str = "0", formats: Any = MULAW, **options: Any) -> tuple[LightCall, str]:
+def call(rig: Rig, codec: str = "0", formats: Any = MULAW, **wishes: Any) -> tuple[LightCall, str]:
     """A connected call of a client that knows only this codec, and says nothing yet."""
     client, call_id = rig.call(
         edit=lambda offer: offer.replace("SAVPF 111 0 8", f"SAVPF {codec}"),
-        wishes={"formats": formats},
+        wishes={"formats": formats, **wishes},
         channel=Wanted(),
-        **options,
     )
     client.voice.talk = Said(client)
     if codec != "111":
@@ -208,6 +209,28 @@ def test_the_client_is_shown_its_own_format_and_the_agent_told_its() -> None:
     assert event["type"] == "session.updated"
     assert event["session"]["audio"]["input"]["format"] == {"type": "audio/pcm", "rate": 24_000}
     SERVER_EVENT.validate_python(event)
+
+
+def test_a_turn_that_is_detected_here_goes_to_the_agent_untouched() -> None:
+    """The machine hears PCM, the agent the client's own bytes, from the turn's beginning on."""
+    rig = Rig()
+    client, call_id = call(rig, turns=plan("none"))
+    encoder = G711Encoder(Law.PCMU)
+    spoken = speech.to_pcm(speech.say("Say this back to me, please, every word of it.", 24_000))
+    sound = bytes(48_000) + spoken + bytes(48_000 + -len(spoken) % 960)
+    said = [encoder.encode(frame) for frame in pcm_frames(sound)]
+    client.voice.talk = Said(client, said)
+    rig.run(len(said) * 0.02 + 0.1)
+    assert client.channel is not None
+    events = {event["type"]: event for event in client.channel.events}
+    begun = events["input_audio_buffer.speech_started"]["audio_start_ms"]
+    ended = events["input_audio_buffer.speech_stopped"]["audio_end_ms"]
+    assert rig.asked("input_audio_buffer.commit")
+    heard = bytes(rig.audio[call_id])
+    assert heard in b"".join(said)
+    assert len(heard) / 8 == pytest.approx(ended - begun, abs=1)
+    length = 1000 * len(spoken) / 48_000
+    assert length < ended - begun < length + 1000
 
 
 def receive_counts(rig: Rig, call_id: str) -> dict[str, int]:

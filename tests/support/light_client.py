@@ -309,7 +309,7 @@ class Fleet:
         self._do(lambda: call.send_raw(*datagrams), call)
 
     def send_rtp(self, call: LightCall, *packets: bytes) -> None:
-        """Send RTP and RTCP packets as they are, protected with the keys of the connected call."""
+        """Send RTP and RTCP packets as they are, protected with the keys of a call that is connected."""
 
         def protect(packet: bytes) -> bytes:
             assert call.srtp is not None

@@ -201,12 +201,15 @@ class Scene:
 
     def _drain_upstream(self) -> bool:
         busy = False
-        while (pcm := self.audio.poll_pcm()) is not None:
-            self.upstream.append({"type": "audio", "samples": len(pcm) // 2})
-            if self.parrot is not None:
-                self.parrot.receive_event_untrusted(realtime.encode_append(pcm), self.now)
-                busy = True
-        while (data := self.conversation.poll_to_agent()) is not None:
+        self.conversation.hear_microphone(self.now)
+        while (item := self.conversation.poll_to_agent()) is not None:
+            is_audio, data = item
+            if is_audio:
+                self.upstream.append({"type": "audio", "samples": len(data) // 2})
+                if self.parrot is not None:
+                    self.parrot.receive_event_untrusted(realtime.encode_append(data), self.now)
+                    busy = True
+                continue
             event = json.loads(data)
             if event["type"] in CLIENT_TYPES:
                 CLIENT_EVENT.validate_python(official(event))

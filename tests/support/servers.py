@@ -291,6 +291,20 @@ def cluster(
         yield gate
 
 
+@contextlib.contextmanager
+def parrot(directory: Path, *options: str) -> Iterator[str]:
+    """A parrot as a process of its own; its `ws://` URL."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "voicegate.agents.parrot", "--listen", address, *options]
+    server = spawn("parrot", command, directory, {}, ops="")
+    try:
+        wait_until(lambda: _listening(int(address.rpartition(":")[2])), START_SECONDS, "the parrot")
+        yield f"ws://{address}/v1/realtime"
+    finally:
+        server.process.terminate()
+        server.process.wait(STOP_SECONDS)
+
+
 def parse_metrics(page: str) -> Metrics:
     """A Prometheus text page."""
     parsed = Metrics()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, FRAME_SECONDS, PCM_RATE
+from voicegate.media.sound_file import BadSound, decode_sound
 
 OPUS_SILENCE: Final = b"\xf8\xff\xfe"
 """20 ms of CELT silence, as libopus makes them."""
@@ -56,29 +58,12 @@ def make_talk(pcm: bytes, speech: float | None = None, pause: float | None = Non
 
 def read_speech(path: str) -> bytes:
     """24 kHz s16le mono of whatever PyAV can read. Raises SpeechError."""
-    import av  # 20 MB and 0.15 s: only for a file
-    from av.audio.resampler import AudioResampler
-
-    pcm = bytearray()
-    resampler = AudioResampler(format="s16", layout="mono", rate=PCM_RATE)
     try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                raise SpeechError(f"{path} has no sound in it")
-            for frame in container.decode(audio=0):
-                for piece in resampler.resample(frame):
-                    pcm += piece.to_ndarray().tobytes()
-                if len(pcm) > 2 * PCM_RATE * MAX_SPEECH_SECONDS:
-                    raise SpeechError(f"{path} is longer than {MAX_SPEECH_SECONDS:.0f} s: cut it")
-            for piece in resampler.resample(None):
-                pcm += piece.to_ndarray().tobytes()
+        return decode_sound(Path(path).read_bytes(), MAX_SPEECH_SECONDS)
     except OSError as error:
-        raise SpeechError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # what FFmpeg says of damaged data
-        raise SpeechError(f"{path} cannot be read as sound: {error}") from None
-    if not pcm:
-        raise SpeechError(f"{path} has no sound in it")
-    return bytes(pcm)
+        raise SpeechError(f"{path} cannot be read: {error.strerror}") from None
+    except BadSound as error:
+        raise SpeechError(f"{path} {error}") from None
 
 
 def synthetic_speech(seconds: float = 1.6) -> bytes:

@@ -5,10 +5,14 @@ Importing it is cheap; the first conversion between two rates brings PyAV in, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from voicegate.media.companding import Law, compress, expand
 from voicegate.media.recording import Tap
 from voicegate.media.sound import PCM, PCMA, PCMU, Line, Sound
 
+Listener = Callable[[bytes, float], None]
+"""Takes sound, and when."""
 _LAWS = {PCMU.type: Law.PCMU, PCMA.type: Law.PCMA}
 
 
@@ -45,16 +49,21 @@ def open_converter(source: Sound, target: Sound) -> Converter | None:
     return None if source == target else Converter(source, target)
 
 
+def hearing_pcm(listener: Listener, sound: Sound) -> Listener:
+    """What hears 24 kHz PCM, for `sound`."""
+    converter = open_converter(sound, PCM)
+    if converter is None:
+        return listener
+    return lambda data, now: listener(converter.convert(data), now)
+
+
 class PcmTap:
     """What is recorded of a line that is not PCM: the same as 24 kHz PCM."""
 
     def __init__(self, tap: Tap, line: Line) -> None:
         self._tap = tap
-        self._heard = open_converter(line.heard, PCM)
+        self.hear = hearing_pcm(tap.hear, line.heard)
         self._said = open_converter(line.said, PCM)
-
-    def hear(self, pcm: bytes, at: float) -> None:
-        self._tap.hear(pcm if self._heard is None else self._heard.convert(pcm), at)
 
     def say(self, pcm: bytes, timestamp: int, at: float) -> None:
         self._tap.say(pcm if self._said is None else self._said.convert(pcm), timestamp, at)

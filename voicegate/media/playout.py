@@ -212,7 +212,7 @@ class Playout:
     def next_deadline(self) -> float | None:
         """When the next frame is due, or None while there is nothing to send."""
         if self._frames and not self.paused:
-            return self._due()
+            return self._origin + self._index * FRAME_SECONDS  # as `_due`, for each frame
         deadline = self._silence_due
         if self._partial and not self.paused:
             deadline = min(deadline, self._partial_deadline())

@@ -1,21 +1,15 @@
-"""Voice activity of one line of 24 kHz PCM, as `server_vad` of the Realtime API tells it.
+"""Where speech starts and stops in one line of 24 kHz PCM, as `server_vad` of the Realtime API tells it.
 
-The detector is WebRTC's (webrtcvad-wheels), in 20-ms frames, behind an energy floor. It works at 8 kHz inside
-and takes 48 kHz through its own band-limiting resampler, so each 24 kHz sample is given to it twice. That is
-as good as a filter: holding a sample leaves the band below 4 kHz flat to 0.4 dB, and the images lie above
-12 kHz, which that resampler removes. It keeps no state and adds no delay here. Measured per 20 ms: about
-25 us, 14 of them the detector at 48 kHz. (At 8 kHz it would take 2, but a filter in Python takes 17 or more.)
+Each 20 ms is judged by `turns.activity`; what is here joins the frames: so much voice in one piece is speech,
+so much silence ends it.
 """
 
 from __future__ import annotations
 
-from array import array
-from operator import mul
 from typing import Final, NamedTuple
 
-import webrtcvad
-
 from voicegate.media.codec import FRAME_BYTES, FRAME_SAMPLES, PCM_RATE
+from voicegate.media.turns.activity import DEFAULT_THRESHOLD, WebrtcActivity
 
 START_MS: Final = 100
 """Voice this long, in one piece, is speech: more than a click, a key, or the 80 ms for which the detector
@@ -23,11 +17,6 @@ takes any noise for voice until it knows it."""
 DEFAULT_SILENCE_MS: Final = 500
 DEFAULT_PREFIX_PADDING_MS: Final = 300
 """The defaults of `turn_detection` in the Realtime API."""
-DEFAULT_FLOOR_DBFS: Final = -55.0
-"""Quieter is not voice whatever it sounds like: 15 dB below a low voice at a headset."""
-_DETECTOR_RATE = 48_000
-_ENERGY_STEP = 3
-"""Every third sample is enough to know how loud it is."""
 
 
 class VoiceTransition(NamedTuple):
@@ -40,19 +29,17 @@ class VoiceTransition(NamedTuple):
     sample: int
 
 
-class VoiceActivity:
-    """`aggressiveness` is WebRTC's mode, 0 (takes much for voice) to 3 (takes little)."""
+class SpeechDetector:
+    """`threshold`, `silence_ms`, `prefix_padding_ms`: as in `turn_detection`."""
 
     def __init__(
         self,
-        aggressiveness: int = 2,
+        threshold: float = DEFAULT_THRESHOLD,
         *,
         silence_ms: int = DEFAULT_SILENCE_MS,
         prefix_padding_ms: int = DEFAULT_PREFIX_PADDING_MS,
-        floor_dbfs: float = DEFAULT_FLOOR_DBFS,
     ) -> None:
-        self._detector = webrtcvad.Vad(aggressiveness)
-        self._floor = 32768.0**2 * 10 ** (floor_dbfs / 10)
+        self._activity = WebrtcActivity(threshold)
         self._start = _samples(START_MS)
         self._silence = _samples(silence_ms)
         self._padding = _samples(prefix_padding_ms)
@@ -84,7 +71,7 @@ class VoiceActivity:
         return transitions
 
     def _judge(self, frame: bytes) -> VoiceTransition | None:
-        voiced = self._is_voice(frame)
+        voiced = self._activity.push(frame).voiced
         self._position += FRAME_SAMPLES
         if voiced == self._speaking:
             self._run = 0
@@ -99,16 +86,6 @@ class VoiceActivity:
             return VoiceTransition(True, max(self._stopped_at, onset - self._padding))
         self._stopped_at = self._position
         return VoiceTransition(False, self._position)
-
-    def _is_voice(self, frame: bytes) -> bool:
-        samples = array("h", frame)
-        some = samples[::_ENERGY_STEP]
-        if sum(map(mul, some, some)) < self._floor * len(some):
-            return False
-        twice = array("h", bytes(2 * FRAME_BYTES))
-        twice[0::2] = samples
-        twice[1::2] = samples
-        return bool(self._detector.is_speech(twice.tobytes(), _DETECTOR_RATE))
 
 
 def _samples(milliseconds: int) -> int:

@@ -114,11 +114,15 @@ class Board:
             self._pipeline([("DEL", kind.index), ("SADD", kind.index, id)])
         return None
 
+    def held(self, kind: Kind[Any], id: int) -> str | None:
+        """The token of a lease."""
+        held = self._client.get(f"{kind.lease_prefix}{id}")
+        return None if held is None else str(held.decode("ascii", "replace"))
+
     def remove(self, kind: Kind[Any], id: int, farewell: str, ours: Sequence[str]) -> None:
         """Take our lease away, if it is still ours, and tell everybody."""
-        held = self._client.get(f"{kind.lease_prefix}{id}")
         commands: list[tuple[Any, ...]] = [("PUBLISH", kind.channel, farewell)]
-        if held is not None and held.decode("ascii", "replace") in ours:
+        if self.held(kind, id) in ours:
             commands += [("DEL", f"{kind.lease_prefix}{id}"), ("SREM", kind.index, id)]
         self._pipeline(commands)
 

@@ -17,6 +17,8 @@ from voicegate.proto.keys import ClusterKeys
 
 ANNOUNCE_SECONDS = 0.05
 """The least time between two announcements of one record: 20 a second, whatever its calls do."""
+LAST_SERIAL = 1 << 62
+"""Of a holder that is dead: after all it may have written that has not been read."""
 _TOKENS = 8
 """A write may have been made although its answer never came, so each of the last few is known as ours."""
 
@@ -134,3 +136,18 @@ class Holding(Generic[R]):
                 return False
             replaced = (*replaced, held)  # not a lease, or an old one put back: nobody's
         raise redis.RedisError("somebody keeps writing over the lease")
+
+
+async def bury(boot: str, table: LeaseTable[R], board: Board) -> None:
+    """Withdraw for a holder that is known to be dead. Raises what is in `FAILURES`."""
+    known = table.lease_of(boot)
+    if known is None:
+        return
+    gone = Lease(known.record, known.started, LAST_SERIAL, gone=True)
+    token = table.seal(gone)
+    table.apply(gone, token)
+    held = await board.call(partial(board.held, table.kind, known.record.id))
+    standing = None if held is None else table.open_untrusted(held)
+    # Its successor may have the id already.
+    ours = [held] if held is not None and standing is not None and standing.record.boot == boot else []
+    await board.call(partial(board.remove, table.kind, known.record.id, token, ours))

@@ -226,6 +226,10 @@ class LeaseTable(Table[R]):
             self._tokens[id] = token
             self.put(lease.record)
 
+    def lease_of(self, boot: str) -> Lease[R] | None:
+        """The newest lease of this start of a holder."""
+        return next((lease for lease in self._leases.values() if lease.record.boot == boot), None)
+
     def forget(self, id: int) -> None:
         """Take a record away without a tomb: whoever comes with this id next is believed."""
         self._leases.pop(id, None)

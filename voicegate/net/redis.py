@@ -23,7 +23,7 @@ import trio
 from voicegate import logs
 from voicegate.config import RegistryConfig
 from voicegate.net.board import COMMAND_SECONDS, FAILURES, Board
-from voicegate.net.holding import Holding
+from voicegate.net.holding import Holding, bury
 from voicegate.net.leases import LeaseTable, all_relays, all_signalings, transceivers_of
 from voicegate.net.registry import (
     R,
@@ -116,6 +116,12 @@ class RedisRegistry(Registry):
                 nursery.start_soon(self._keep, holding)
             self._nursery = nursery
             task_status.started()
+
+    async def bury(self, boot: str) -> None:
+        try:
+            await bury(boot, self._lease_table_of_ours(), self._board)
+        except FAILURES as error:
+            _log.warning("could not take a dead transceiver's lease; it runs out", error=str(error))
 
     def healthy(self) -> bool:
         age = time.monotonic() - self._lease_table_of_ours().read_at

@@ -163,6 +163,11 @@ class Registry(abc.ABC):
     async def withdraw(self) -> None:
         """Take all that this process registered away, at once. For the end; bounded in time, never raises."""
 
+    async def bury(self, boot: str) -> None:
+        """Take away the record of a transceiver that is known to have died, by its boot id; where records
+        have leases, before its own runs out. Bounded in time, never raises."""
+        await trio.lowlevel.checkpoint()
+
     def observe_load_nowait(self, id: int, calls: int, capacity: int, cluster: int | None = None) -> None:
         """What a transceiver (of our cluster, unless another is named) just said of its load: fresher than
         its last announcement, seen by this process only."""

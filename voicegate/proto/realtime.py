@@ -145,6 +145,22 @@ def decode_server_event_untrusted(text: str | bytes) -> ServerEvent:
     return build(text)
 
 
+def item_id_of(raw: bytes) -> str:
+    """The `item_id` of an event that was read before; "" where there is none."""
+    try:
+        return _PART.decode(raw).item_id or ""
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return ""
+
+
+def delta_of(raw: bytes) -> str:
+    """The `delta` of an event whose delta is text; "" where there is none."""
+    try:
+        return msgspec.json.decode(raw, type=_TextDelta).delta or ""
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return ""
+
+
 # --- Client events, as the gateway sends them -----------------------------------------------------
 
 
@@ -208,7 +224,7 @@ def encode_event(event: Mapping[str, Any], event_id: str | None = None) -> bytes
 def session_settings(*layers: Mapping[str, Any], formats: Formats = PCM_FORMATS) -> dict[str, Any]:
     """The `session` of the first `session.update`: the layers over one another, the last on top.
 
-    Objects are merged, everything else (null too) is replaced. The audio formats are pinned: they are what
+    As `merged`. The audio formats are pinned: they are what
     the media path is set up for.
     """
     pinned = {"audio": {side: {"format": format} for side, format in formats.items()}}
@@ -216,7 +232,10 @@ def session_settings(*layers: Mapping[str, Any], formats: Formats = PCM_FORMATS)
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers over one another, the last on top: objects are merged, everything else is replaced."""
+    """The layers over one another, the last on top: objects are merged, all else (null too) is replaced.
+
+    So are objects of another `type`: server_vad's numbers mean nothing to semantic_vad.
+    """
     result: dict[str, Any] = {}
     for layer in layers:
         _merge_into(result, layer)
@@ -282,6 +301,10 @@ class _Delta(msgspec.Struct):
     response_id: _Id | None = None
     item_id: _Id | None = None
     content_index: int | None = None
+
+
+class _TextDelta(msgspec.Struct):
+    delta: str | None = None
 
 
 class _Part(msgspec.Struct):
@@ -410,7 +433,8 @@ def _merge_into(target: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
         if isinstance(value, Mapping):
             below = target.get(key)
-            merged: dict[str, Any] = dict(below) if isinstance(below, Mapping) else {}
+            same = isinstance(below, Mapping) and value.get("type", below.get("type")) == below.get("type")
+            merged: dict[str, Any] = dict(below) if isinstance(below, Mapping) and same else {}
             _merge_into(merged, value)
             target[key] = merged
         else:

@@ -39,6 +39,7 @@ class ReceiveStatistics:
     """On the RTP clock."""
     missed: int
     """Packets that are missing right before the last one; they may yet come."""
+    _highest: int | None
     _expected_before: int
     _received_before: int
 

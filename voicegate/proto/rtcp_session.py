@@ -113,6 +113,8 @@ class RtcpReporter:
         self._options = options
         self._description = build_cname(ssrc, cname.encode())
         self._sending = SendStatistics(clock_rate, now)
+        self.sent = self._sending.sent
+        """One RTP packet of ours left."""
         self._sources: dict[int, ReceiveStatistics] = {}
         self._references: dict[int, tuple[int, float]] = {}
         """Of clients that sent their clock: its middle and the arrival, until we answer."""
@@ -132,10 +134,6 @@ class RtcpReporter:
     def round_trip(self) -> float | None:
         """Seconds, as measured last."""
         return self._sending.round_trip
-
-    def sent(self, timestamp: int, octets: int, now: float) -> None:
-        """One RTP packet of ours left, with `octets` of payload."""
-        self._sending.sent(timestamp, octets, now)
 
     def received(self, packet: RtpPacket, now: float) -> None:
         """One authenticated RTP packet of theirs came."""

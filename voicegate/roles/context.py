@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from voicegate.net.registry import Registry
-from voicegate.net.zygote import Zygote
+from voicegate.processes.zygote import Zygote
 from voicegate.proto.keys import ClusterKeys
 
 
@@ -16,4 +16,4 @@ class RoleContext:
     keys: ClusterKeys
     registry: Registry
     zygote: Zygote | None = None
-    """Where a relay's worker processes come from; None: it forwards in this process."""
+    """Where the worker processes of this process's only role come from; None: it works in this process."""

@@ -4,6 +4,7 @@ import { Call } from "./call.js";
 import { EventLog } from "./log.js";
 import { duration, explain, explainEnd, explainHint } from "./messages.js";
 import { showServer } from "./server.js";
+import { TurnView } from "./turns.js";
 import { Settings } from "./settings.js";
 import { LineReader, Numbers } from "./stats.js";
 import { Waterfall } from "./waterfall.js";
@@ -15,6 +16,7 @@ const RETRIES = 5; // then a person decides
 const find = (id) => document.getElementById(id);
 const page = document.documentElement;
 const stage = new Stage(find("voices"));
+const turns = new TurnView(stage, find("turn"));
 const waterfall = new Waterfall(find("waterfall"));
 const numbers = new Numbers(find("numbers"));
 const log = new EventLog(find("log"), () => {
@@ -64,6 +66,7 @@ function talk() {
   call = new Call(settings.values);
   line = null;
   stage.begin();
+  turns.begin();
   waterfall.clear();
   numbers.clear();
   find("server").hidden = true;
@@ -88,6 +91,7 @@ function watch(current) {
   on("change", showCall);
   on("log", ({ who, text }) => log.add(who, text));
   on("milestone", showWaterfall);
+  on("turn", (event) => turns.show(event));
   on("hint", ({ kind, ...facts }) => showHint(kind ? explainHint(kind, facts) : ""));
   on("server", () => {
     find("server").hidden = false;
@@ -309,6 +313,9 @@ Object.defineProperty(window, "voicegate", {
     },
     get levels() {
       return { you: stage.you.level, agent: stage.agent.level };
+    },
+    get turns() {
+      return [...turns.events];
     },
     get events() {
       return [...log.events];

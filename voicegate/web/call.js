@@ -1,5 +1,5 @@
 // One call: microphone, offer, answer, connection, hang-up. Knows nothing of the page; it tells what happens
-// through events ("change", "milestone", "log", "hint", "remote", "server") and ends with exactly one "over".
+// through events ("change", "milestone", "log", "hint", "remote", "server", "turn") and ends with exactly one "over".
 
 import { candidatesOf, errorOf, isLoopback, secondsOf } from "./replies.js";
 
@@ -9,6 +9,7 @@ const CONNECT_TIMEOUT_MS = 20_000; // browsers give up on a candidate pair after
 const SLOW_MS = 4_000; // a call over a 200-ms path is up in well under a second
 const POLL_MS = 1_000;
 const POLL_WAIT_MAX_MS = 8_000; // between polls of a server that does not answer
+const TURN = "voicegate.turn."; // docs/turns.md
 const GOODBYE_MS = 1_000; // for the hang-up's reply, before the connection is closed without it
 
 /** Why there is no call: `kind` chooses the words (messages.js), `facts` fill them. */
@@ -41,6 +42,7 @@ export class Call extends EventTarget {
     super();
     this.#settings = settings;
     this.#watchPeer();
+    this.#watchTurns();
   }
 
   /** Runs the set-up; never rejects: whatever goes wrong becomes "over". */
@@ -193,6 +195,16 @@ export class Call extends EventTarget {
     peer.addEventListener("track", (event) => {
       const stream = event.streams[0] ?? new MediaStream([event.track]);
       if (!this.#over) this.#emit("remote", { stream });
+    });
+  }
+
+  /** The events of the Realtime API, of which the page shows only what the server decides about turns. */
+  #watchTurns() {
+    const channel = this.peer.createDataChannel("oai-events");
+    channel.addEventListener("open", () => channel.send(JSON.stringify({ type: "voicegate.turns.watch" })));
+    channel.addEventListener("message", ({ data }) => {
+      const event = JSON.parse(data);
+      if (!this.#over && event.type?.startsWith(TURN)) this.#emit("turn", { ...event, what: event.type.slice(TURN.length) });
     });
   }
 

@@ -1,5 +1,6 @@
 // The stage: two voices crossing one gate. Yours enters on the left and runs right, the agent's enters on the
 // right and runs left. A bar that reaches the gate while it is shut ends there; that is what "not connected" means.
+// Below each voice runs what the server takes it for, and above it why: its turns, in the same time.
 
 const BAR_MS = 40; // two audio frames
 const PITCH = 6; // px from bar to bar
@@ -7,6 +8,8 @@ const BAR = 3;
 const ENTRY = 64; // px kept free for the name at the side where a voice comes in
 const OPENING = 0.8; // of a lane's height; the loudest bar just passes
 const GATE_MS = 420;
+const STRIP = 4; // px, the thickness of what is taken for speech, a pause, a held voice
+const NOTE_MS = 9_000; // a note runs out of the lane by then
 const FLOOR_DB = -58;
 const CEILING_DB = -12;
 
@@ -34,6 +37,8 @@ export class Meter {
 /** A voice's bars, oldest first: when each was heard and how high it stands (0 to 1). */
 class Voice {
   bars = [];
+  states = []; // {at, state}: "speech", "pause", "overlap", "held" or "", each until the next
+  notes = []; // {at, text}
   meter = null;
   level = 0;
 
@@ -51,6 +56,8 @@ class Voice {
 
   forget(before) {
     while (this.bars.length && this.bars[0].at < before) this.bars.shift();
+    while (this.states.length > 1 && this.states[1].at < before) this.states.shift();
+    while (this.notes.length && this.notes[0].at < before) this.notes.shift();
   }
 
   get quiet() {
@@ -99,6 +106,15 @@ export class Stage {
     this.#wake();
   }
 
+  /** What is being heard of a voice from `ago` ms before now on, and a note on why. */
+  note(voice, state, text = "", ago = 0) {
+    const at = performance.now() - ago;
+    if (state !== null) voice.states.push({ at, state });
+    if (text && state === null && voice.notes.at(-1)?.revised) voice.notes.pop(); // a judge that is asked again
+    if (text) voice.notes.push({ at, text, revised: state === null });
+    this.#wake();
+  }
+
   setOpen(open) {
     if (open === this.#open) return;
     this.#open = open;
@@ -135,15 +151,69 @@ export class Stage {
       this.#baseline(middle, lane);
       this.#context.fillStyle = colour;
       for (const bar of voice.bars) {
-        const run = ENTRY + ((now - bar.at) / BAR_MS) * PITCH;
+        const run = this.#run(bar.at, now);
         const crossed = now - (run - gate) * (BAR_MS / PITCH);
         if (bar.height === 0 || (run > gate - 8 && !this.#wasOpen(crossed))) continue;
         this.#context.globalAlpha = this.#fade(run);
         this.#bar(lane === 0 ? run : this.#width - run, middle, bar.height * laneHeight * (OPENING - 0.06));
       }
       this.#context.globalAlpha = 1;
+      this.#states(voice, lane, colour, now);
+      this.#notes(voice, lane, now);
     }
     this.#gate(aperture);
+  }
+
+  /** A strip at the foot of the lane: full for speech, dashes for a pause, hollow for a voice that is held. */
+  #states(voice, lane, colour, now) {
+    const context = this.#context;
+    const foot = (this.#height / 2) * (lane + 1) - STRIP - 2;
+    voice.states.forEach(({ at, state }, index) => {
+      if (!state) return;
+      const until = voice.states[index + 1]?.at ?? now;
+      const [from, to] = [this.#run(until, now), Math.min(this.#run(at, now), this.#width)];
+      if (from >= to) return;
+      const x = lane === 0 ? from : this.#width - to;
+      context.globalAlpha = 0.9;
+      context.fillStyle = context.strokeStyle = colour;
+      if (state === "speech") context.fillRect(x, foot, to - from, STRIP);
+      else if (state === "held") context.strokeRect(x + 0.5, foot + 0.5, to - from - 1, STRIP - 1);
+      else {
+        const step = state === "overlap" ? 4 : 8;
+        for (let along = 0; along < to - from; along += step) context.fillRect(x + along, foot, Math.min(step / 2, to - from - along), STRIP);
+      }
+    });
+    context.globalAlpha = 1;
+  }
+
+  /** Words at the head of the lane, in as many rows as keep them from running into each other. */
+  #notes(voice, lane, now) {
+    const context = this.#context;
+    const head = (this.#height / 2) * lane + 14;
+    const rows = [];
+    context.font = "12px system-ui, sans-serif";
+    context.textAlign = lane === 0 ? "left" : "right";
+    for (const { at, text } of [...voice.notes].reverse()) {
+      const run = this.#run(at, now);
+      if (now - at > NOTE_MS || run > this.#width) continue;
+      const [from, to] = [run, run + context.measureText(text).width];
+      let row = rows.findIndex((end) => end + 10 < from);
+      if (row < 0) row = rows.length;
+      if (row > 2) continue;
+      rows[row] = to;
+      context.globalAlpha = 0.8;
+      context.fillStyle = this.#colours.ground; // loud bars reach up here
+      context.fillRect((lane === 0 ? from : this.#width - to) - 2, head + row * 15 - 11, to - from + 4, 15);
+      context.globalAlpha = Math.max(0.25, this.#fade(run));
+      context.fillStyle = this.#colours.ink;
+      context.fillText(text, lane === 0 ? run : this.#width - run, head + row * 15);
+    }
+    context.globalAlpha = 1;
+    context.textAlign = "left";
+  }
+
+  #run(at, now) {
+    return ENTRY + (Math.max(0, now - at) / BAR_MS) * PITCH;
   }
 
   /** Without motion: each voice is a row whose bars stand as high as it is loud now. */
@@ -240,7 +310,7 @@ export class Stage {
 
   #restyle() {
     const style = getComputedStyle(document.documentElement);
-    for (const name of ["you", "agent", "gate", "line", "ground"]) this.#colours[name] = style.getPropertyValue(`--${name}`).trim();
+    for (const name of ["you", "agent", "gate", "line", "ground", "ink"]) this.#colours[name] = style.getPropertyValue(`--${name}`).trim();
     this.#wake();
   }
 

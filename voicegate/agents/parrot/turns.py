@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from voicegate.agents.parrot.settings import SEMANTIC_SILENCE_MS, SemanticVad, ServerVad, TurnDetection
-from voicegate.media.vad import VoiceActivity
+from voicegate.media.vad import SpeechDetector
 from voicegate.proto.realtime import BYTES_PER_MS
 
 MAX_TURN_BYTES: Final = 120_000 * BYTES_PER_MS
@@ -73,11 +73,8 @@ class TurnDetector:
             case SemanticVad():
                 vad = ServerVad()
                 silence_ms = SEMANTIC_SILENCE_MS[settings.eagerness]
-        self._activity = VoiceActivity(
-            # WebRTC's detector has four modes, 3 the most doubtful; the API's threshold is a probability.
-            min(3, int(vad.threshold * 4)),
-            silence_ms=silence_ms,
-            prefix_padding_ms=vad.prefix_padding_ms,
+        self._speech = SpeechDetector(
+            vad.threshold, silence_ms=silence_ms, prefix_padding_ms=vad.prefix_padding_ms
         )
         self._begin = position
         self._silence = silence_ms * BYTES_PER_MS
@@ -85,17 +82,17 @@ class TurnDetector:
 
     @property
     def speaking(self) -> bool:
-        return self._activity.speaking
+        return self._speech.speaking
 
     def push(self, pcm: bytes) -> list[Started | Stopped]:
         """Whole samples; any amount."""
         events: list[Started | Stopped] = []
-        for started, sample in self._activity.push(pcm):
+        for started, sample in self._speech.push(pcm):
             position = self._begin + sample * _SAMPLE_BYTES
             events.append(Started(position) if started else Stopped(position, position - self._silence))
         return events
 
     def end_turn(self) -> Stopped:
         """The end of a turn that is too long. This detector has no further use."""
-        position = self._begin + self._activity.position * _SAMPLE_BYTES
+        position = self._begin + self._speech.position * _SAMPLE_BYTES
         return Stopped(position, position)

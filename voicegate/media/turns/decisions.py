@@ -70,18 +70,24 @@ class OutputPaused(NamedTuple):
     """Hold the agent's audio at once; tell nobody."""
 
     reason: str
+    after: float
+    """Seconds since the first voice of what is said over it."""
 
 
 class OutputResumed(NamedTuple):
     """Let it go on from the same sample."""
 
     reason: str
+    after: float
+    """Seconds since the first voice of what is said over it."""
 
 
 class OutputStopped(NamedTuple):
     """Drop it, cancel the response and truncate it at what was heard."""
 
     reason: str
+    after: float
+    """Seconds since the first voice of what is said over it."""
 
 
 class IdleTimeout(NamedTuple):

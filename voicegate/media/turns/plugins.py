@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Hop(NamedTuple):
@@ -100,20 +100,29 @@ class Action(Enum):
     """It was none: go on from the same sample."""
 
 
+OVERLAP_WINDOW: Final = 3.0
+"""Seconds. What is said of an overlap's sound is of its last three: longer than anything takes to decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Sound from the microphone while the agent speaks or is paused, brought up to date every 20 ms."""
+    """Sound from the microphone while the agent speaks or is paused, brought up to date every 20 ms.
+
+    `voiced`, `strong`, `level` and `echo` look back for OVERLAP_WINDOW at most.
+    """
 
     seconds: float
     """Since its first voiced frame."""
     voiced: float
-    """Seconds of voice in it."""
+    """Seconds of voice in it, the agent's own taken out."""
+    strong: float
+    """Seconds of that voice that are nearly as loud as its loudest: little of a cough, much of speech."""
     silence: float
-    """Seconds since the last voice."""
+    """Seconds since the last such voice."""
     level: float
     """Of its voiced frames, dBFS, mean power."""
     echo: float
-    """How much of it is our own output come back, 0 (none) to 1 (all)."""
+    """How much of all voice in it was our own output come back, 0 (none) to 1 (all)."""
     agent: float
     """Seconds since the agent's first sound of this answer."""
     remaining: float | None
@@ -123,6 +132,12 @@ class Overlap:
     """In the agent's transcript of it; None where there is none."""
     said: str | None = None
     """That transcript."""
+
+    @property
+    def density(self) -> float:
+        """How much of it is voice, from its first to its last."""
+        span = min(self.seconds, OVERLAP_WINDOW) - self.silence
+        return self.voiced / span if span > self.voiced else 1.0
 
 
 class InterruptionPolicy(Protocol):

@@ -15,15 +15,16 @@ from typing import Protocol
 import trio
 
 from voicegate import metrics
-from voicegate.config import Config, ConfigError
+from voicegate.config import Config, ConfigError, worker_count
 from voicegate.logs import get_logger
 from voicegate.net.http import InternalApp, serve_http
 from voicegate.net.listen import listen_problem
 from voicegate.net.udp import uses_mmsg
+from voicegate.processes.supervisor import Supervisor
 from voicegate.roles.context import RoleContext
 from voicegate.roles.relay.presence import Presence
+from voicegate.roles.relay.process import places
 from voicegate.roles.relay.sockets import Sockets, open_sockets
-from voicegate.roles.relay.supervisor import Supervisor, worker_count
 from voicegate.roles.relay.worker import Identity, Worker
 
 _log = get_logger(__name__)
@@ -40,7 +41,7 @@ async def run(
     ConfigError, with a sentence for a person, when an address cannot be bound or a network cannot be read.
     """
     with ExitStack() as stack:
-        slots = open_sockets(config.relay, worker_count(config.relay) if context.zygote else 1)
+        slots = open_sockets(config.relay, worker_count(config.relay.workers) if context.zygote else 1)
         for sockets in slots:
             stack.callback(sockets.close)
         addresses = slots[0].addresses()
@@ -54,7 +55,7 @@ async def run(
                 if config.relay.ops_listen:
                     await _serve_ops(nursery, forwarder.unready, config.relay.ops_listen)
                 await nursery.start(forwarder.run)
-                nursery.start_soon(presence.run, forwarder.flows)
+                nursery.start_soon(presence.run, lambda: _flows(forwarder))
                 _log.info(
                     "relay is up",
                     listen=addresses,
@@ -80,17 +81,22 @@ class _Forwarder(Protocol):
     async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None: ...
     def samples(self) -> Iterable[metrics.Sample]: ...
     def unready(self) -> str | None: ...
-    def flows(self) -> int: ...
 
 
 def _forwarder(
     config: Config, context: RoleContext, slots: Sequence[Sockets], identity: Identity, stack: ExitStack
 ) -> _Forwarder:
     if context.zygote is not None:
-        return Supervisor(config, context.keys, context.zygote, slots, identity)
+        given = places(slots, identity, pinned=config.relay.pin_cpu != -2)
+        return Supervisor("relay", context.keys, context.zygote, given)
     worker = Worker(config, context.keys, context.registry, slots[0], identity, 0, _cpu(config.relay.pin_cpu))
     stack.callback(worker.close)
     return worker
+
+
+def _flows(forwarder: _Forwarder) -> int:
+    samples = forwarder.samples()
+    return int(sum(sample.value for sample in samples if sample.name == "voicegate_relay_flows"))
 
 
 async def _serve_ops(nursery: trio.Nursery, unready: Callable[[], str | None], listen: str) -> None:

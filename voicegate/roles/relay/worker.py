@@ -118,9 +118,6 @@ class Worker:
         """Grows as long as the thread of packets turns."""
         return self._plane.statistics()["ticks"]
 
-    def flows(self) -> int:
-        return sum(self._core.statistics().values())
-
     def unready(self) -> str | None:
         """Why no call would get through, for a person; None: it would."""
         if self._core.routes.listed():

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-import httpcore
 import msgspec
 import trio
 
 from voicegate.agents.websocket import AgentLost, WebSocket
+from voicegate.net.http_client import HttpClient, HttpError, HttpResponse
 from voicegate.proto import realtime
 from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.proto.keys import ClusterKeys
@@ -21,7 +21,6 @@ most."""
 CONNECT_SECONDS = 1.0
 KEEP_SECONDS = 10.0
 """Idle connections; less than the server's 15 s, so that it is us who close them."""
-MAX_CONNECTIONS = 256
 MAX_EVENT = realtime.MAX_EVENT_BYTES
 
 
@@ -38,20 +37,17 @@ class Refused:
 
 
 class ControlClient:
-    """Pooled connections to all transceivers. An async context manager; close it to close them."""
+    """Kept connections to all transceivers. An async context manager; leave it to close them."""
 
     def __init__(self, keys: ClusterKeys) -> None:
         self._keys = keys
-        self._pool = httpcore.AsyncConnectionPool(
-            max_connections=MAX_CONNECTIONS, max_keepalive_connections=64, keepalive_expiry=KEEP_SECONDS
-        )
+        self._http = HttpClient(connect_seconds=CONNECT_SECONDS, keep_seconds=KEEP_SECONDS)
 
     async def __aenter__(self) -> ControlClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with trio.move_on_after(1.0, shield=True):
-            await self._pool.aclose()
+        self._http.close()
 
     async def allocate(self, control: str, wanted: AllocateRequest) -> AllocateReply | Refused:
         """Ask the transceiver at `control` (`ip:port`) for a call. Raises Unreachable."""
@@ -87,33 +83,21 @@ class ControlClient:
         except trio.TooSlowError:
             raise Unreachable(f"no answer in {ATTEMPT_SECONDS:g} s") from None
 
-    async def _ask(self, method: str, control: str, path: str, body: bytes = b"") -> httpcore.Response:
-        timeouts = {"connect": CONNECT_SECONDS, "pool": CONNECT_SECONDS}
+    async def _ask(self, method: str, control: str, path: str, body: bytes = b"") -> HttpResponse:
+        headers = [("Authorization", self._bearer()), ("Content-Type", "application/json")]
         try:
             with trio.fail_after(ATTEMPT_SECONDS):
-                return await self._pool.request(
-                    method,
-                    f"http://{control}{path}",
-                    headers=[("authorization", self._bearer()), ("content-type", "application/json")],
-                    content=body,
-                    extensions={"timeout": timeouts},
-                )
+                return await self._http.request(method, control, path, headers, body)
         except trio.TooSlowError:
             raise Unreachable(f"no answer in {ATTEMPT_SECONDS:g} s") from None
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            httpcore.UnsupportedProtocol,
-            OSError,
-        ) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        except HttpError as error:
+            raise Unreachable(str(error)) from error
 
     def _bearer(self) -> str:
         return f"Bearer {self._keys.control_token}"  # of this moment: keys rotate
 
 
-def _refused(response: httpcore.Response) -> Refused:
+def _refused(response: HttpResponse) -> Refused:
     """Only what the contract has an error for goes on to a client: a 401 here is between us and the
     transceiver."""
     if response.status in (400, 413, 422, 503):
@@ -121,7 +105,7 @@ def _refused(response: httpcore.Response) -> Refused:
     raise Unreachable(f"status {response.status}")
 
 
-def _expect_200(response: httpcore.Response) -> httpcore.Response:
+def _expect_200(response: HttpResponse) -> HttpResponse:
     if response.status != 200:
         raise Unreachable(f"status {response.status}")
     return response

@@ -28,6 +28,7 @@ from voicegate.roles.transceiver.life import (
     CallLimits,
 )
 from voicegate.roles.transceiver.outbox import Audience, Filters
+from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan
 
 ENTROPY_LENGTH: Final = 42 + SCTP_ENTROPY
 """Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""
@@ -61,6 +62,7 @@ class Wishes:
     key_id: str = ""
     formats: realtime.Formats = field(default_factory=lambda: realtime.PCM_FORMATS)
     """What the agent hears and speaks."""
+    turns: TurnPlan = NO_PLAN
     keep_warm: bool = False
     """The client is sent a little silence while its agent says nothing."""
 
@@ -119,6 +121,7 @@ def make_call(
         filters={Audience.CLIENT: Filters(wishes.client_events, wishes.server_events)},
         max_client_message=(channel.max_message_size or None) if channel is not None else None,
         formats=wishes.formats,
+        turns=wishes.turns,
     )
     return Entry(call, conversation, ufrag.encode(), wishes.key_id, serial), answer
 

@@ -8,6 +8,7 @@ RTCP  reports about both, every 5 s or so; BYE at the end
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -102,6 +103,8 @@ class CallAudio:
         self._reporter = RtcpReporter(ssrc, cname, format.clock_rate, random, now, rtcp)
         self.resends = rtcp.nack
         """The client may ask for packets again."""
+        self._listener: Callable[[bytes, float], None] | None = None
+        """What hears the agent's audio as it is sent."""
         self._wall_offset = wall_offset
         self.packets: deque[tuple[bool, bytes]] = deque()
         """To be looked at; taken with `poll_packet`."""
@@ -133,11 +136,12 @@ class CallAudio:
         while (key := self._keypad.poll_key()) is not None:
             self.presses.append(Press(key, now + self._wall_offset))
 
-    def poll_pcm(self) -> bytes | None:
+    def poll_audio(self) -> bytes | None:
+        """The next stretch of the microphone: `line.heard`, any whole number of samples."""
         return self._receive.poll_pcm()
 
     def flush_microphone(self, now: float) -> None:
-        """Let `poll_pcm` give out all that has come; gaps in it are given up."""
+        """Let `poll_audio` give out all that has come; gaps in it are given up."""
         self._receive.flush(now)
 
     def drop_microphone(self, now: float) -> None:
@@ -168,7 +172,7 @@ class CallAudio:
             self._keep_early(pcm)
             return
         self._playout.push(pcm, now)
-        self._send_due_frame(now)
+        self._take_frame(now)
 
     def end_of_audio(self, now: float) -> None:
         """Nothing more belongs to this response: a last partial frame may go."""
@@ -176,15 +180,30 @@ class CallAudio:
             self._early_ended = True
             return
         self._playout.end_of_audio(now)
-        self._send_due_frame(now)
+        self._take_frame(now)
 
     def stop_playing(self, now: float) -> bool:
-        """Drop what is queued. True when there was something."""
+        """Drop what is queued, and a pause with it. True when there was something."""
         if self._early is not None:
             was_speaking = bool(self._early)
             self._early.clear()
             return was_speaking
-        return self._playout.clear(now).dropped_samples > 0
+        dropped = self._playout.clear(now).dropped_samples
+        self._playout.resume(now)
+        return dropped > 0
+
+    def pause_playing(self, now: float) -> None:
+        """Send no more of the agent's audio, from the next frame on; nothing is lost."""
+        self._playout.pause(now)
+
+    def resume_playing(self, now: float) -> None:
+        """Go on from the next sample."""
+        self._playout.resume(now)
+        self._take_frame(now)
+
+    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
+        """Give each frame that is sent, and the time, to this one; None: to nobody."""
+        self._listener = listener
 
     def _keep_early(self, pcm: bytes) -> None:
         """Whole samples while there is room; the rest is counted as the playout counts it."""
@@ -200,7 +219,7 @@ class CallAudio:
         """(is RTCP, packet in the clear), or None."""
         return self.packets.popleft() if self.packets else None
 
-    def _send_due_frame(self, now: float) -> None:
+    def _take_frame(self, now: float) -> None:
         frame = self._playout.poll_frame()
         if frame is None:
             return
@@ -208,6 +227,8 @@ class CallAudio:
         self.packets.append((False, packet))
         if self.tap is not None:
             self.tap.say(frame.pcm, frame.timestamp, now)
+        if self._listener is not None:
+            self._listener(frame.pcm, now)
         self._reporter.sent(frame.timestamp, octets, now)
 
     # RTCP
@@ -243,23 +264,34 @@ class CallAudio:
 
     # Time
 
+    def send_due_frame(self, now: float) -> None:
+        """`handle_timeout` while nothing else is due."""
+        self._playout.handle_timeout(now)
+        self._take_frame(now)
+
     def handle_timeout(self, now: float) -> None:
         self._receive.handle_timeout(now)
-        self._playout.handle_timeout(now)
-        self._send_due_frame(now)
+        self.send_due_frame(now)
         self._reporter.handle_timeout(now, now + self._wall_offset)
         if self._reporter.outgoing:
             self._send_reports()
 
     def next_deadline(self) -> float | None:
         """The earliest of the next frame, the next gap, or silence, and the next report."""
-        deadline = self._reporter.next_deadline()
-        frame, gap = self._playout.next_deadline(), self._receive.next_deadline()
-        if frame is not None and (deadline is None or frame < deadline):
-            deadline = frame
-        if gap is not None and (deadline is None or gap < deadline):
-            deadline = gap
-        return deadline
+        deadline = min(self.frame_deadline(), self.others_deadline())
+        return None if deadline == math.inf else deadline
+
+    def frame_deadline(self) -> float:
+        """When the next frame of the agent's is due; infinite without one."""
+        deadline = self._playout.next_deadline()
+        return math.inf if deadline is None else deadline
+
+    def others_deadline(self) -> float:
+        """When anything else is: a frame that is sent does not change it."""
+        gap, report = self._receive.next_deadline(), self._reporter.next_deadline()
+        if gap is None or (report is not None and report < gap):
+            gap = report
+        return math.inf if gap is None else gap
 
     def statistics(self) -> dict[str, object]:
         return {

@@ -14,7 +14,9 @@ It ends once, for the first `EndReason` that happens; after that every input is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Callable
 from enum import Enum
 
 from voicegate.media.sound import Line
@@ -29,6 +31,7 @@ from voicegate.roles.transceiver.audio import CallAudio
 from voicegate.roles.transceiver.channel import ChannelParameters, EventsChannel, Notice
 from voicegate.roles.transceiver.life import (
     CLOSE_SECONDS,
+    UNHURRIED,
     CallEvent,
     CallLimits,
     CallState,
@@ -36,6 +39,7 @@ from voicegate.roles.transceiver.life import (
     Ended,
     EndReason,
     Life,
+    end_of_dtls,
 )
 
 MAX_TRANSMITS = 512
@@ -48,12 +52,6 @@ class Proof(Enum):
     NONE = "nothing: dropped, or of a handshake that is not done"
     REPEATED = "a valid check that was seen before: from anybody who can see the client's packets"
     NEW = "a check, SRTP packet or DTLS record that was not seen before: from the client"
-
-
-_UNHURRIED = frozenset(
-    (EndReason.HANGUP, EndReason.BYE, EndReason.MAX_AGE, EndReason.AGENT_LOST, EndReason.SHUTDOWN)
-)
-"""Ends that the client can still be told of over its data channel."""
 
 
 class Call:
@@ -127,6 +125,13 @@ class Call:
             if self.audio.packets:
                 self._drain_audio()
 
+    def send_due_frame(self, now: float) -> None:
+        """`handle_timeout` while nothing but a frame of the agent's is due."""
+        if self.state is CallState.ACTIVE:
+            self.audio.send_due_frame(now)
+            if self.audio.packets:
+                self._drain_audio()
+
     def poll_transmit(self) -> tuple[ClientAddress, bytes] | None:
         return self._transmits.popleft() if self._transmits else None
 
@@ -135,7 +140,7 @@ class Call:
 
     def poll_audio(self) -> bytes | None:
         """The next stretch of the microphone, as `audio.line.heard`: any whole number of samples."""
-        return self.audio.poll_pcm()
+        return self.audio.poll_audio()
 
     def poll_message(self) -> Notice | str | bytes | MessageRejected | None:
         """The next thing that the events channel brought."""
@@ -149,10 +154,19 @@ class Call:
             self._rearm()
 
     def next_deadline(self) -> float | None:
+        deadline = self.others_deadline()
+        return deadline if deadline is None else min(deadline, self.frame_deadline())
+
+    def frame_deadline(self) -> float:
+        """When the next frame of the agent's is due; infinite without one."""
+        return self.audio.frame_deadline() if self.state is CallState.ACTIVE else math.inf
+
+    def others_deadline(self) -> float | None:
+        """When something other than a frame of the agent's is due. A frame does not change it."""
         if self.state is not CallState.ACTIVE:
             return None if self.state is CallState.ENDED else self._chores_at
-        audio = self.audio.next_deadline()
-        return audio if audio is not None and audio < self._chores_at else self._chores_at
+        audio = self.audio.others_deadline()
+        return audio if audio < self._chores_at else self._chores_at
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""
@@ -171,6 +185,21 @@ class Call:
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
         return self.ended is None and self.audio.stop_playing(now)
+
+    def pause_playing(self, now: float) -> None:
+        """Send no more of the agent's audio; nothing is lost."""
+        if self.ended is None:
+            self.audio.pause_playing(now)
+
+    def resume_playing(self, now: float) -> None:
+        """Go on from the next sample."""
+        if self.ended is None:
+            self.audio.resume_playing(now)
+            if self._srtp is not None:
+                self._drain_audio()
+
+    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
+        self.audio.listen_to_output(listener)
 
     # What a conversation asks (playback.CallMedia)
 
@@ -211,12 +240,12 @@ class Call:
         if self._srtp is not None:
             self.audio.say_bye(now)
             self._drain_audio()
-        if self._channel is not None and self._channel.open and reason in _UNHURRIED:
+        if self._channel is not None and self._channel.open and reason in UNHURRIED:
             self.state = CallState.CLOSING
             self._life.close_deadline = now + CLOSE_SECONDS
             self._channel.shutdown(now)
             self._drain_channel(now)
-        elif self.state is CallState.CONNECTING and self._dtls is not None and reason in _UNHURRIED:
+        elif self.state is CallState.CONNECTING and self._dtls is not None and reason in UNHURRIED:
             # The client may be through its half of the handshake: it hears close_notify only after ours.
             self.state = CallState.CLOSING
             self._life.close_deadline = now + CLOSE_SECONDS
@@ -398,7 +427,10 @@ class Call:
                     self._authenticated_from(sender, now)
                 self._receive_sctp(event.data, now)
             elif isinstance(event, DtlsClosed):
-                self._close_for_dtls(event.reason, now)
+                if self.state is CallState.CLOSING:
+                    self._finish(now)
+                else:
+                    self.close(now, *end_of_dtls(event.reason))
         return proven
 
     def _open_channel(self, dtls_client: bool, now: float) -> None:
@@ -422,20 +454,6 @@ class Call:
         self._drain_dtls_transmits()
         if self._channel.ended and self.state is CallState.CLOSING:
             self._finish(now)
-
-    def _close_for_dtls(self, reason: str, now: float) -> None:
-        if self.state is CallState.CLOSING:
-            self._finish(now)
-            return
-        match reason:
-            case "remote_close":
-                self.close(now, EndReason.REMOTE_CLOSE)
-            case "fingerprint_mismatch":
-                self.close(now, EndReason.FINGERPRINT_MISMATCH)
-            case "handshake_timeout":
-                self.close(now, EndReason.SETUP_TIMEOUT, reason)
-            case _:
-                self.close(now, EndReason.HANDSHAKE_FAILED, reason)
 
     def _drain_dtls_transmits(self) -> None:
         assert self._dtls is not None, "drained only where it exists"

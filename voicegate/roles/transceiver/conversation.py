@@ -4,11 +4,11 @@ and what both do to the sound. Pure.
     agent ── deltas ──► Playback ──► the call's media         (never to a client)
           ── all else ─► stripped of audio ─► Outbox ─► clients, each through its filter
     clients ─► checked, session.update through SessionUpdates ─► agent
-    a person begins to speak, output_audio_buffer.clear, response.cancel ─► `interrupt`
+    microphone ─► Turns ─► agent
+    a person begins to speak, output_audio_buffer.clear, response.cancel ─► `Answers.interrupt`
 
-Drain discipline: after each call of a method that takes `now`, take the call's microphone PCM (`poll_audio`)
-first, then `poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. The order of the first two is
-what keeps `commit` and `clear` in their place behind the audio before them. `handle_timeout` is due at
+Drain discipline: after the call or the conversation was given anything, call `hear_microphone`, then drain
+`poll_to_agent`, then `poll_to_clients`, then read `next_deadline`. `handle_timeout` is due at
 `next_deadline`, after the call's own timer where both are due; and once when the call has connected.
 
 Decisions. Client events of unknown type are passed on: the agent knows what it understands, and says so.
@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from voicegate.media.recording import Tap
+from voicegate.media.sound import PCM
+from voicegate.media.turns.plugins import Verdict
 from voicegate.proto import realtime
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.realtime import (
@@ -36,10 +38,12 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+from voicegate.roles.transceiver.answers import Answers
 from voicegate.roles.transceiver.audio import Press
 from voicegate.roles.transceiver.causes import Causes
+from voicegate.roles.transceiver.detection import Mode
 from voicegate.roles.transceiver.outbox import NO_FILTERS, Allowance, Audience, Filters, Outbox
-from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia, Heard, Playback
+from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia
 from voicegate.roles.transceiver.reading import (
     MAX_DEPTH,
     Refused,
@@ -49,17 +53,13 @@ from voicegate.roles.transceiver.reading import (
     utf8,
     with_cause,
 )
-from voicegate.roles.transceiver.responses import Ended, Reason, Responses, Tell
-from voicegate.roles.transceiver.session import (
-    INTERNAL_ID,
-    Problem,
-    SendUpdate,
-    SessionOutput,
-    SessionUpdates,
-    Updated,
-)
+from voicegate.roles.transceiver.responses import Ended
+from voicegate.roles.transceiver.session import INTERNAL_ID, SessionUpdates
+from voicegate.roles.transceiver.session_talk import SessionTalk
 from voicegate.roles.transceiver.strip import without_audio
-from voicegate.roles.transceiver.upstream import Upstream
+from voicegate.roles.transceiver.turn_events import WATCH
+from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan, Turns
+from voicegate.roles.transceiver.upstream import ToAgent, Upstream
 
 EVENTS_PER_SECOND: Final = 1000.0
 EVENTS_BURST: Final = 4000.0
@@ -69,6 +69,9 @@ KEYS_PER_SECOND: Final = 20.0
 KEYS_BURST: Final = 40.0
 """Keys of a client's keypad. A browser that types as fast as it may makes 14 a second (40 ms of tone and 30
 of pause, W3C WebRTC section 7.2), and a number has some 20 digits."""
+
+MAX_APPEND: Final = 10 * 1000 * realtime.BYTES_PER_MS
+"""Bytes of audio in one event, where turns are detected here: a few ms of work in one piece."""
 
 
 class Conversation:
@@ -86,15 +89,18 @@ class Conversation:
         max_client_message: int | None = None,
         client_delay: float = CLIENT_DELAY,
         formats: realtime.Formats = realtime.PCM_FORMATS,
+        turns: TurnPlan = NO_PLAN,
     ) -> None:
-        self.interruptions = 0
         self._media = media
         self._outbox = Outbox(filters, max_client_message)
-        self._playback = Playback(media, client_delay=client_delay)
-        self._responses = Responses()
-        self._session = SessionUpdates(session or {}, formats)
         self._upstream = Upstream()
-        self._greeted = False
+        self._answers = Answers(media, self._upstream, client_delay=client_delay)
+        self._playback = self._answers.playback
+        self._responses = self._answers.responses
+        self.turns = Turns(turns, media, self._upstream, self._outbox, self._answers, pass_on=self._pass_on)
+        updates = SessionUpdates(session or {}, formats, turns.ability, turns.defaults)
+        self._session = SessionTalk(updates, self._upstream, self._outbox, self.turns.configure)
+        self.turns.configure(updates.detection, 0.0)
         self._causes = Causes()
         self._allowance = {
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
@@ -111,6 +117,10 @@ class Conversation:
         """Tell the sidebands of something about the call that is not the client's business."""
         self._outbox.report(code, message, to=Audience.SIDEBAND)
 
+    def first_session(self) -> dict[str, Any]:
+        """What the agent's first `session.update` is to ask for."""
+        return self._session.updates.first
+
     # Who is there
 
     def joined(self, audience: Audience, now: float) -> None:
@@ -123,18 +133,12 @@ class Conversation:
 
     def greeting(self) -> bytes | None:
         """`session.created` for a sideband that comes later; None when the agent is not ready."""
-        if not self._greeted:
-            return None
-        event = {"type": "session.created", "event_id": "event_voicegate_0", "session": self._session.view()}
-        return realtime.encode_event(event)
+        return self._session.greeting()
 
     def agent_ready(self, configured: bool, now: float) -> None:
         """The agent listens; `configured`: it took the settings it was dialled with."""
         self._upstream.ready = True
-        outputs = self._session.agent_ready(configured, now)
-        self._session_outputs(outputs)
-        if not outputs:  # else it comes with what the agent takes of them
-            self._greet()
+        self._session.agent_ready(configured, now)
 
     def agent_lost(self, now: float, reason: str) -> None:
         """The agent is gone and does not come back: everything that was begun is ended."""
@@ -143,10 +147,11 @@ class Conversation:
         self._lost = reason
         message = f"The connection to the agent was lost ({reason})."
         self._playback.interrupt(now)
-        self._buffer_events()
+        self._buffer_events(now)
         for ended in self._responses.agent_lost(reason, message):
-            self._outbox.make("response.done", response=ended.response)
-        self._session_outputs(self._session.agent_lost("agent_lost", message))
+            self._tell_done(ended)
+        self.turns.close(now)
+        self._session.agent_lost("agent_lost", message, now)
         self._outbox.report("agent_lost", message)
 
     # Events in
@@ -159,26 +164,23 @@ class Conversation:
             self._tap.note("agent", event.raw)
         match event:
             case AudioDelta():
-                response_id = event.response_id or self._responses.latest()
-                if self._responses.may_play(response_id):
-                    self._playback.play(response_id, event.item_id, event.content_index, event.pcm, now)
+                self._answers.play(event, now)
             case AudioDone():
                 self._pass("response.output_audio.done", event.raw)
-                self._playback.audio_done(event.response_id or self._responses.latest(), event.item_id, now)
+                self._answers.audio_done(event, now)
             case SpeechStarted():
-                self._pass("input_audio_buffer.speech_started", event.raw)
-                self._speech_started(now)
+                self._speech_started(event, now)
             case SpeechStopped():
-                self._pass("input_audio_buffer.speech_stopped", event.raw)
+                self._speech_stopped(event, now)
             case ResponseCreated():
-                self._response_created(event)
+                self._response_created(event, now)
             case ResponseDone():
                 self._response_done(event, now)
             case AgentError():
                 self._agent_error(event, now)
             case OtherEvent():
                 self._other_agent_event(event, now)
-        self._buffer_events()
+        self._buffer_events(now)
 
     def receive_client_event_untrusted(self, text: str | bytes, now: float, *, source: Audience) -> None:
         """Take one message of a client. Never raises: what is wrong with it becomes an `error` event."""
@@ -203,12 +205,12 @@ class Conversation:
             )
         except Refused as refused:
             self._refuse(source, now, refused, event_id)
-        self._buffer_events()
+        self._buffer_events(now)
 
     def client_message_rejected(self, reason: str, now: float, *, source: Audience) -> None:
         """A message of a client could not even be handed over: too_large, invalid_utf8, unknown_ppid."""
         self._refuse(source, now, Refused(reason, f"The message cannot be read ({reason})."), "")
-        self._buffer_events()
+        self._buffer_events(now)
 
     # Sound
 
@@ -220,51 +222,47 @@ class Conversation:
         else:
             self._outbox.counts["keys_dropped"] += 1
 
-    def interrupt(self, now: float, reason: Reason, *, told: bool = False) -> None:
-        """Silence, at once, and let the agent know how much was heard.
+    def hear_microphone(self, now: float) -> None:
+        """Take what the microphone brought, for the agent."""
+        while (pcm := self._media.poll_audio()) is not None:
+            if self._tap is not None:
+                self._tap.hear(pcm, now)
+            self.turns.hear(pcm, now)
+            self._buffer_events(now)
 
-        `told`: a `response.cancel` is on its way. This is where a turn machine comes in.
-        """
-        audible = self._playback.responses
-        cut = self._playback.interrupt(now)
-        for response_id in audible:
-            self._responses.mute(response_id)
-        if reason == "turn_detected":
-            for response_id in self._responses.open(spoken_only=True):
-                self._responses.mute(response_id)
-                self._responses.cancelled(response_id, reason, now, told=told)
-        if audible:
-            self.interruptions += 1
-        for heard in cut:
-            if not self._responses.owe(heard):
-                self._truncate(heard)
+    def take_verdict(self, verdict: Verdict, now: float) -> None:
+        """What a judge in a thread has answered."""
+        self.turns.take_verdict(verdict, now)
+        self._buffer_events(now)
 
     # Time and outputs
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due. Too often does no harm."""
         self._playback.advance(now)
-        self._buffer_events()
+        self.turns.handle_timeout(now)
+        self._buffer_events(now)
         if self._lost:
             return
-        for due in self._responses.handle_timeout(now):
-            match due:
-                case Tell(response_id):
-                    self._upstream.tell("cancel", {"type": "response.cancel", "response_id": response_id})
-                case Ended():
-                    self._end(due, now)
-        self._session_outputs(self._session.handle_timeout(now))
-        self._buffer_events()
+        for ended in self._answers.handle_timeout(now):
+            self._outbox.counts["responses_ended_here"] += 1
+            self._tell_done(ended)
+            self._response_over(ended.response_id, now)
+        self._session.handle_timeout(now)
+        self._buffer_events(now)
 
     def next_deadline(self) -> float | None:
         deadline = self._playback.next_deadline()
-        for other in (self._responses.next_deadline(), self._session.next_deadline()):
-            if other is not None and (deadline is None or other < deadline):
-                deadline = other
-        return deadline
+        response, turn = self._responses.next_deadline(), self.turns.next_deadline()
+        if response is not None and (deadline is None or response < deadline):
+            deadline = response
+        if turn is not None and (deadline is None or turn < deadline):
+            deadline = turn
+        update = self._session.updates.next_deadline()
+        return update if update is not None and (deadline is None or update < deadline) else deadline
 
-    def poll_to_agent(self) -> bytes | None:
-        """The next event for the agent, as JSON."""
+    def poll_to_agent(self) -> ToAgent | None:
+        """The next event or audio for the agent."""
         return self._upstream.poll()
 
     def poll_to_clients(self) -> tuple[bytes, Audience] | None:
@@ -276,8 +274,9 @@ class Conversation:
         return {
             **self._outbox.counts,
             **self._upstream.counts,
-            "interruptions": self.interruptions,
+            "interruptions": self._answers.interruptions,
             "deltas_dropped": self._playback.dropped_deltas,
+            **self.turns.statistics(),
         }
 
     # The agent's events
@@ -291,14 +290,16 @@ class Conversation:
             if session is None:
                 self._pass(kind, event.raw)
                 return
-            self._session_outputs(self._session.agent_says(session, now, updated=kind == "session.updated"))
+            self._session.agent_says(session, now, updated=kind == "session.updated")
         else:
+            self.turns.agent_event(kind, event.raw, now)
             self._pass(kind, event.raw)
 
-    def _response_created(self, event: ResponseCreated) -> None:
+    def _response_created(self, event: ResponseCreated, now: float) -> None:
         self._causes.response_created()
         for ended in self._responses.created(event.response_id, event.raw):
-            self._outbox.make("response.done", response=ended.response)
+            self._tell_done(ended)
+        self.turns.response_created(event.response_id, now)
         self._pass("response.created", event.raw)
 
     def _response_done(self, event: ResponseDone, now: float) -> None:
@@ -311,49 +312,63 @@ class Conversation:
             status = event.status if event.status in _STATUSES else "completed"
             short = {"id": response_id, "object": "realtime.response", "status": status, "output": []}
             self._outbox.make("response.done", Audience.CLIENT, response=short)
-        self._playback.response_done(response_id, now)
-        self._settle_truncations(response_id)
+        self._response_over(response_id, now)
 
     def _agent_error(self, event: AgentError, now: float) -> None:
         param = error_param(event.raw)
         about = f"{param} {event.code} {event.message}"
-        if self._session.owns(event.event_id, about):
-            self._session_outputs(self._session.refused(event.event_id, param, event.message, now))
-        elif self._is_internal(event.event_id, about):
+        if self._session.updates.owns(event.event_id, about):
+            self._session.agent_refuses(event.event_id, param, event.message, now)
+        elif self._is_internal(event.event_id, about, now):
             self._outbox.counts["internal_errors"] += 1
         else:
             event_id, sender = self._causes.find(event.event_id)
             raw = event.raw if event_id == event.event_id else with_cause(event.raw, event_id)
             self._outbox.pass_error(raw, sender)
 
-    def _is_internal(self, event_id: str, about: str) -> bool:
+    def _is_internal(self, event_id: str, about: str, now: float) -> bool:
         """Whether an agent's error answers what the gateway sent on its own account."""
         if not self._upstream.ready:
-            return bool(self._session.effective)  # the dialler's session.update; nothing else is out yet
-        if event_id.startswith(INTERNAL_ID):
-            return not self._causes.knows(event_id)
-        return self._upstream.owns(event_id, about)
+            return bool(
+                self._session.updates.effective
+            )  # the dialler's session.update; nothing else is out yet
+        if self._causes.knows(event_id):
+            return False
+        if (owned := self._upstream.owned(event_id, about)) is not None:
+            self.turns.refused(owned.what, owned.event_id, about, now)
+            return True
+        return event_id.startswith(INTERNAL_ID)
 
-    def _speech_started(self, now: float) -> None:
-        if self._session.interrupts:
-            self.interrupt(now, "turn_detected")
+    def _speech_started(self, event: SpeechStarted, now: float) -> None:
+        if self.turns.mode is Mode.GATEWAY:
+            return  # the agent was told not to listen for speech; the clients have heard of it from here
+        self._pass("input_audio_buffer.speech_started", event.raw)
+        if self.turns.agent_heard_speech(now) and self._session.updates.interrupts:
+            self._answers.interrupt(now, "turn_detected")
+
+    def _speech_stopped(self, event: SpeechStopped, now: float) -> None:
+        if self.turns.mode is not Mode.GATEWAY:
+            self._pass("input_audio_buffer.speech_stopped", event.raw)
+            self.turns.agent_heard_silence(now)
 
     # The clients' events
 
     def _client_event(self, kind: str, event_id: str, raw: bytes, source: Audience, now: float) -> None:
         if kind == "input_audio_buffer.append":
-            if not self._session.takes_appends():
+            if not self._session.updates.takes_appends():
                 raise Refused("invalid_value", _NO_APPENDS, "audio")
             if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
                 raise BadPacket("client_event_depth")
-            self._upstream.admit(raw)
-            self._upstream.send(raw)
+            self._append(raw, now)
             return
         event = realtime.decode_client_event_untrusted(raw)
         if too_deep(raw, event):
             raise BadPacket("client_event_depth")
+        if kind == WATCH:
+            self.turns.events.watch(source)
+            return
         if kind == "output_audio_buffer.clear":
-            self.interrupt(now, "client_cancelled")
+            self._answers.interrupt(now, "client_cancelled")
             return
         session = event.get("session") if kind == "session.update" else {}
         if not isinstance(session, dict):
@@ -362,25 +377,29 @@ class Conversation:
         self._causes.sent(kind, event_id, source)
         match kind:
             case "session.update":
-                self._session_outputs(self._session.asked(session, event_id, source, now))
+                self._session.asked(session, event_id, source, now)
                 return
             case "input_audio_buffer.commit":
                 self._media.flush_microphone(now)
+                self.hear_microphone(now)
+                self.turns.client_commits(now)
             case "input_audio_buffer.clear":
                 self._media.drop_microphone(now)
-        self._upstream.send(raw)
+                self.turns.client_clears(now)
+        self._upstream.send(self.turns.for_agent(kind, raw))
         if kind == "response.cancel":
-            self._cancel(event.get("response_id"), now)
+            self._answers.client_cancels(event.get("response_id"), now)
 
-    def _cancel(self, response_id: object, now: float) -> None:
-        """A client's `response.cancel` has gone out."""
-        named = response_id if isinstance(response_id, str) and response_id else None
-        target = named or self._responses.latest()
-        self._responses.cancelled(target, "client_cancelled", now, told=True)
-        # Without a name it means whatever is being said, also when the agent has already finished saying it.
-        if named is None or self._playback.holds(named):
-            self.interrupt(now, "client_cancelled", told=True)
-        self._responses.mute(target)
+    def _append(self, raw: bytes, now: float) -> None:
+        """Audio of a client that has no microphone, or not only."""
+        if self.turns.mode is not Mode.GATEWAY or self._media.line.heard != PCM:
+            self._upstream.admit(raw)
+            self._upstream.send(raw)
+            return
+        pcm = realtime.decode_append_untrusted(raw)  # turns are detected here, in this too
+        if len(pcm) % 2 or len(pcm) > MAX_APPEND:
+            raise Refused("invalid_value", "Append 16-bit samples, and at most ten seconds.", "audio")
+        self.turns.hear(pcm, now)
 
     def _refuse(self, source: Audience, now: float, refused: Refused, event_id: str) -> None:
         self._outbox.answer_error(
@@ -389,69 +408,26 @@ class Conversation:
 
     # What follows
 
-    def _greet(self) -> None:
-        if not self._greeted:
-            self._greeted = True
-            self._tell_session("session.created", self._session.view())
+    def _tell_done(self, ended: Ended) -> None:
+        if not self.turns.hides(ended.response_id):
+            self._outbox.make("response.done", response=ended.response)
 
-    def _session_outputs(self, outputs: list[SessionOutput]) -> None:
-        for output in outputs:
-            match output:
-                case SendUpdate(data):
-                    self._upstream.send(data)
-                case Updated(session, quiet):
-                    if self._upstream.ready:
-                        self._greet()
-                    if not quiet:
-                        self._tell_session("session.updated", session)
-                case Problem():
-                    self._outbox.report(
-                        output.code,
-                        output.message,
-                        param=output.param,
-                        event_id=output.event_id,
-                        to=output.source,
-                        kind="invalid_request_error",
-                    )
+    def _response_over(self, response_id: str, now: float) -> None:
+        self._answers.over(response_id, now)
+        self.turns.response_over(response_id, now)
+        self.turns.output_ending(now)
 
-    def _tell_session(self, kind: str, session: Mapping[str, Any]) -> None:
-        if not self._outbox.make(kind, session=session):
-            # It must arrive: without its instructions and tools it does.
-            short = {name: session[name] for name in _SHORT_SESSION if name in session}
-            self._outbox.make(kind, Audience.CLIENT, session=short)
-
-    def _end(self, ended: Ended, now: float) -> None:
-        """A cancelled response that the agent has not ended."""
-        self._outbox.counts["responses_ended_here"] += 1
-        self._outbox.make("response.done", response=ended.response)
-        self._playback.response_done(ended.response_id, now)
-        self._settle_truncations(ended.response_id)
-
-    def _settle_truncations(self, response_id: str) -> None:
-        for heard in self._responses.owed(response_id):
-            self._truncate(heard)
-
-    def _truncate(self, heard: Heard) -> None:
-        if not heard.item_id:
-            return  # a server without item ids keeps no items to correct
-        if heard.milliseconds:
-            truncate = {
-                "type": "conversation.item.truncate",
-                "item_id": heard.item_id,
-                "content_index": heard.content_index,
-                "audio_end_ms": heard.milliseconds,
-            }
-            self._upstream.tell("truncate", truncate)
-        else:
-            # A truncation to nothing is refused by some servers, and an item nobody heard was never said.
-            self._upstream.tell("delete", {"type": "conversation.item.delete", "item_id": heard.item_id})
-
-    def _buffer_events(self) -> None:
+    def _buffer_events(self, now: float) -> None:
         while (event := self._playback.poll_event()) is not None:
             self._outbox.make(f"output_audio_buffer.{event.kind}", response_id=event.response_id)
+            self.turns.output(event.kind, event.response_id, now)
 
     def _pass(self, kind: str, raw: bytes) -> bool:
         self._upstream.confirmed_by(kind)
+        shown = self.turns.show(kind, raw)
+        return shown is None or self._pass_on(kind, shown)
+
+    def _pass_on(self, kind: str, raw: bytes) -> bool:
         if self._outbox.pass_on(kind, without_audio(kind, raw)):
             return True
         words = f"An event of type {kind[:64]} is longer than the data channel takes."
@@ -460,5 +436,4 @@ class Conversation:
 
 
 _NO_APPENDS: Final = "Appended audio is 24 kHz PCM or G.711, as the session says and as the agent hears it."
-_SHORT_SESSION: Final = ("type", "object", "id", "model", "output_modalities")
 _STATUSES: Final = frozenset(("completed", "cancelled", "failed", "incomplete"))

@@ -13,9 +13,11 @@ import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from voicegate.media.recording import Tap
 from voicegate.media.sound import Line
+from voicegate.media.turns.plugins import Verdict
 from voicegate.proto import link
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.demux import Kind, kind
@@ -26,6 +28,7 @@ from voicegate.proto.realtime import ServerEvent
 from voicegate.proto.stun import peek_username_untrusted
 from voicegate.roles.transceiver.allocation import Identity, Wishes, make_call
 from voicegate.roles.transceiver.call import Call, Proof
+from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.entry import Entry, Upstream
 from voicegate.roles.transceiver.life import (
     CallEvent,
@@ -38,6 +41,7 @@ from voicegate.roles.transceiver.life import (
 from voicegate.roles.transceiver.outbox import Audience
 from voicegate.roles.transceiver.paths import Paths
 from voicegate.roles.transceiver.relays import Relays
+from voicegate.roles.transceiver.turn_events import Question, Told
 
 MAX_REMEMBERED = 256
 """Ended calls whose status can still be asked for: the page polls once a second and needs it once."""
@@ -46,6 +50,10 @@ REMEMBER_SECONDS = 60.0
 
 MAX_FAILURES = 16
 """Exceptions kept for the log; a bug that strikes more often than it is read shows itself by its first."""
+
+
+MAX_TURN_NEWS = 4096
+"""Decisions that the shell has not taken. It takes them in each turn, in which a call makes a few."""
 
 
 class Overloaded(Exception):
@@ -86,8 +94,10 @@ class TransceiverCore:
         self._calls: dict[str, Entry] = {}
         self._by_ufrag: dict[bytes, Entry] = {}
         self._wheel: list[tuple[float, int, Entry]] = []
-        self._upstream: deque[Upstream] = deque()
+        self.upstream: deque[Upstream] = deque()
+        """To be looked at; taken with `poll_upstream`."""
         self._sidebands: deque[tuple[str, bytes]] = deque()
+        self._turns: deque[tuple[str, Told | Question]] = deque(maxlen=MAX_TURN_NEWS)
         self._events: deque[tuple[str, CallEvent]] = deque()
         self._failures: deque[tuple[str, Exception]] = deque(maxlen=MAX_FAILURES)
         self._remembered: OrderedDict[str, tuple[float, dict[str, object]]] = OrderedDict()
@@ -106,7 +116,7 @@ class TransceiverCore:
         )
         self.totals["calls"] += 1
         self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
-        self._arm(entry)
+        self._arm(entry, entry.next_deadline())
         return entry.call.call_id, answer
 
     def close(self, call_id: str, now: float, reason: EndReason, detail: str = "") -> bool:
@@ -149,14 +159,15 @@ class TransceiverCore:
 
     def receive_agent_event(self, call_id: str, event: ServerEvent, now: float) -> None:
         """Take one event of a call's agent; one that comes after the end is nobody's."""
-        entry = self._calls.get(call_id)
-        if entry is None or entry.call.ended is not None:
-            return
-        try:
-            entry.conversation.receive_agent_event(event, now)
-            self._drain(entry, now)
-        except Exception as error:
-            self._contain(entry, error, now)
+        self._give(call_id, now, lambda conversation: conversation.receive_agent_event(event, now))
+
+    def take_verdict(self, call_id: str, verdict: Verdict, now: float) -> None:
+        """What a judge in a thread has answered to a `Question` of this call."""
+        self._give(call_id, now, lambda conversation: conversation.take_verdict(verdict, now))
+
+    def first_session(self, call_id: str) -> dict[str, Any]:
+        """What the agent of a call is to be asked for first."""
+        return self._calls[call_id].conversation.first_session()
 
     def sideband_joined(self, call_id: str, key_id: str, now: float) -> bool:
         """A sideband may listen and speak: the call lives, and is that key's ("" is every call's)."""
@@ -181,14 +192,8 @@ class TransceiverCore:
 
     def receive_sideband_event(self, call_id: str, text: str, now: float) -> None:
         """Take one message of a sideband."""
-        entry = self._calls.get(call_id)
-        if entry is None or entry.call.ended is not None:
-            return
-        try:
-            entry.conversation.receive_client_event_untrusted(text, now, source=Audience.SIDEBAND)
-            self._drain(entry, now)
-        except Exception as error:
-            self._contain(entry, error, now)
+        source = Audience.SIDEBAND
+        self._give(call_id, now, lambda c: c.receive_client_event_untrusted(text, now, source=source))
 
     def status(self, call_id: str, now: float) -> dict[str, object] | None:
         """What `GET /calls/{id}` says, also for a while after the end; None for an unknown id."""
@@ -233,8 +238,11 @@ class TransceiverCore:
             if entry.armed == deadline:
                 entry.armed = None
                 try:
-                    entry.handle_timeout(now)
-                    self._drain(entry, now)
+                    if entry.handle_timeout(now):
+                        self._drain(entry, now)
+                    else:
+                        self._send(entry)
+                        self._arm(entry, entry.next_frame())
                 except Exception as error:
                     self._contain(entry, error, now)
 
@@ -247,11 +255,15 @@ class TransceiverCore:
 
     def poll_upstream(self) -> Upstream | None:
         """The next thing for an agent."""
-        return self._upstream.popleft() if self._upstream else None
+        return self.upstream.popleft() if self.upstream else None
 
     def poll_sideband(self) -> tuple[str, bytes] | None:
         """(call id, event as JSON) for all sidebands of that call."""
         return self._sidebands.popleft() if self._sidebands else None
+
+    def poll_turn(self) -> tuple[str, Told | Question] | None:
+        """(call id, what its turns have to say)."""
+        return self._turns.popleft() if self._turns else None
 
     def poll_event(self) -> tuple[str, CallEvent] | None:
         return self._events.popleft() if self._events else None
@@ -274,6 +286,17 @@ class TransceiverCore:
         }
 
     # Helpers
+
+    def _give(self, call_id: str, now: float, give: Callable[[Conversation], None]) -> None:
+        """Give something to a call that is not over, and take what follows from it."""
+        entry = self._calls.get(call_id)
+        if entry is None or entry.call.ended is not None:
+            return
+        try:
+            give(entry.conversation)
+            self._drain(entry, now)
+        except Exception as error:
+            self._contain(entry, error, now)
 
     def _find(self, client: ClientAddress, payload: bytes) -> Entry | None:
         """STUN goes by its own ticket, also from a known address; everything else by the address."""
@@ -304,18 +327,18 @@ class TransceiverCore:
 
     def _drain(self, entry: Entry, now: float) -> None:
         call = entry.call
-        entry.exchange(now, self._upstream, self._sidebands)
+        entry.exchange(now, self.upstream, self._sidebands, self._turns)
         while (event := call.poll_event()) is not None:
             if isinstance(event, Connected):
                 entry.conversation.handle_timeout(now)  # what waited for the client begins to be heard
-                entry.exchange(now, self._upstream, self._sidebands)
+                entry.exchange(now, self.upstream, self._sidebands, self._turns)
             self._events.append((call.call_id, event))
             if isinstance(event, Ended):
                 self._send(entry)
                 self._remove(entry, event, now)
                 return
         self._send(entry)
-        self._arm(entry)
+        self._arm(entry, entry.next_deadline())
 
     def _send(self, entry: Entry) -> None:
         while (transmit := entry.call.poll_transmit()) is not None:
@@ -337,8 +360,7 @@ class TransceiverCore:
             self._remove(entry, call.ended or Ended(EndReason.INTERNAL_ERROR, ""), now)
             self._events.append((call.call_id, Ended(EndReason.INTERNAL_ERROR, "")))
 
-    def _arm(self, entry: Entry) -> None:
-        deadline = entry.next_deadline()
+    def _arm(self, entry: Entry, deadline: float | None) -> None:
         if deadline is not None and (entry.armed is None or deadline < entry.armed):
             entry.armed = deadline
             heapq.heappush(self._wheel, (deadline, entry.serial, entry))

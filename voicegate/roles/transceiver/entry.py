@@ -18,13 +18,14 @@ from voicegate.roles.transceiver.call import Call
 from voicegate.roles.transceiver.channel import Notice
 from voicegate.roles.transceiver.conversation import Conversation
 from voicegate.roles.transceiver.outbox import Audience
+from voicegate.roles.transceiver.turn_events import Question, Told
 
 _TOLERANCE = 1e-6
 """A timer that fires a rounding error early is on time."""
 
 
 class Upstream(NamedTuple):
-    """Something for a call's agent. One line carries both kinds, so that a commit stays behind its audio."""
+    """Something for a call's agent (`ToAgent`)."""
 
     call_id: str
     is_audio: bool
@@ -35,7 +36,7 @@ class Upstream(NamedTuple):
 class Entry:
     """One call. `serial` orders equal deadlines."""
 
-    __slots__ = ("armed", "call", "conversation", "key_id", "paths", "serial", "tap", "ufrag")
+    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
 
     def __init__(
         self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
@@ -49,40 +50,62 @@ class Entry:
         """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
         self.armed: float | None = None
         """The deadline of this call's valid entry in the wheel."""
-        self.tap: Tap | None = None
+        self._others_due = 0.0
+        """When something other than a frame of the agent's is due, as `next_deadline` saw it last."""
 
     def record(self, tap: Tap) -> None:
         """Leave what is heard, said and told from now on there."""
         line = self.call.audio.line
-        self.tap = self.call.audio.tap = tap if line == PCM_LINE else PcmTap(tap, line)
+        tap = tap if line == PCM_LINE else PcmTap(tap, line)
+        self.call.audio.tap = tap
         self.conversation.record(tap)
 
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due: the media first, for the conversation looks at what was played."""
+    def handle_timeout(self, now: float) -> bool:
+        """Do what is due: the media first, for the conversation looks at what was played.
+
+        False: that was at most a frame of the agent's, so there is nothing to `exchange`.
+        """
+        if now + _TOLERANCE < self._others_due:
+            self.call.send_due_frame(now)
+            return False
         self.call.handle_timeout(now)
         if self.call.ended is None:
             due = self.conversation.next_deadline()
             if due is not None and due <= now + _TOLERANCE:  # not for each frame
                 self.conversation.handle_timeout(now)
+        return True
 
     def next_deadline(self) -> float | None:
-        deadline = self.call.next_deadline()
-        if deadline is None or self.call.ended is not None:
-            return deadline
-        conversation = self.conversation.next_deadline()
-        return deadline if conversation is None else min(deadline, conversation)
+        """After anything but a frame of the agent's."""
+        call = self.call
+        deadline = call.others_deadline()
+        if deadline is None:
+            return None
+        if call.ended is None:
+            conversation = self.conversation.next_deadline()
+            if conversation is not None and conversation < deadline:
+                deadline = conversation
+        self._others_due = deadline
+        return self.next_frame()
 
-    def exchange(self, now: float, upstream: deque[Upstream], sidebands: deque[tuple[str, bytes]]) -> None:
+    def next_frame(self) -> float:
+        """`next_deadline` after a frame of the agent's, which changes only when the next one is due."""
+        frame = self.call.frame_deadline()
+        return frame if frame < self._others_due else self._others_due
+
+    def exchange(
+        self,
+        now: float,
+        upstream: deque[Upstream],
+        sidebands: deque[tuple[str, bytes]],
+        turns: deque[tuple[str, Told | Question]],
+    ) -> None:
         """Carry events between channel, conversation, agent and sidebands until all is still."""
         call, conversation, call_id = self.call, self.conversation, self.call.call_id
         while True:
-            # The microphone first: a client's commit or clear has flushed what was said before it.
-            while (pcm := call.poll_audio()) is not None:
-                upstream.append(Upstream(call_id, True, pcm))
-                if self.tap is not None:
-                    self.tap.hear(pcm, now)
-            while (event := conversation.poll_to_agent()) is not None:
-                upstream.append(Upstream(call_id, False, event))
+            conversation.hear_microphone(now)
+            while (item := conversation.poll_to_agent()) is not None:
+                upstream.append(Upstream(call_id, *item))
             message = call.poll_message()
             if message is None:
                 break
@@ -96,6 +119,9 @@ class Entry:
                 call.send_event(event, now)
             if Audience.SIDEBAND in audience:
                 sidebands.append((call_id, event))
+
+        while (news := conversation.turns.events.poll()) is not None:
+            turns.append((call_id, news))
 
     def _receive(self, message: Notice | str | bytes | MessageRejected, now: float) -> None:
         match message:

@@ -44,6 +44,25 @@ class EndReason(Enum):
     """A bug of ours; the log has the traceback, and the other calls go on."""
 
 
+UNHURRIED = frozenset(
+    (EndReason.HANGUP, EndReason.BYE, EndReason.MAX_AGE, EndReason.AGENT_LOST, EndReason.SHUTDOWN)
+)
+"""Ends that the client can still be told of over its data channel."""
+
+
+def end_of_dtls(reason: str) -> tuple[EndReason, str]:
+    """What it is to a call, with its detail, that DTLS was closed for this reason (`DtlsClosed`)."""
+    match reason:
+        case "remote_close":
+            return EndReason.REMOTE_CLOSE, ""
+        case "fingerprint_mismatch":
+            return EndReason.FINGERPRINT_MISMATCH, ""
+        case "handshake_timeout":
+            return EndReason.SETUP_TIMEOUT, reason
+        case _:
+            return EndReason.HANDSHAKE_FAILED, reason
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The handshake is done: media flows both ways from now on."""

@@ -12,7 +12,7 @@ A relay of the second tier is no different: it brought the packet, so it gets th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from voicegate.proto.address import ClientAddress
 from voicegate.roles.transceiver.call import Proof
@@ -32,10 +32,8 @@ class Paths:
         """`drops`: where `client_taken` is counted."""
         self._drops = drops
         self._owners: dict[ClientAddress, Entry] = {}
-
-    def owner(self, client: ClientAddress) -> Entry | None:
+        self.owner: Callable[[ClientAddress], Entry | None] = self._owners.get
         """The call that what is no STUN belongs to when it comes from this address."""
-        return self._owners.get(client)
 
     def learn(self, entry: Entry, client: ClientAddress, relay: str, proof: Proof, now: float) -> None:
         """Believe that `entry`'s client is at this address behind this relay, as far as `proof` goes."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -64,7 +65,19 @@ class CallMedia(Protocol):
         """A last partial frame may go."""
 
     def stop_playing(self, now: float) -> bool:
-        """Drop what is queued, at once. True when there was something."""
+        """Drop what is queued, at once, and a pause with it. True when there was something."""
+
+    def pause_playing(self, now: float) -> None:
+        """Send no more of it; nothing is lost."""
+
+    def resume_playing(self, now: float) -> None:
+        """Go on from the next sample."""
+
+    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
+        """Give each frame that is sent, 24 kHz s16le mono, and the time to this one; None: to nobody."""
+
+    def poll_audio(self) -> bytes | None:
+        """The next stretch of the microphone: 24 kHz s16le mono, any whole number of samples."""
 
     def flush_microphone(self, now: float) -> None:
         """Give out what the receive buffer holds; gaps in it are given up."""
@@ -183,6 +196,11 @@ class Playback:
     def holds(self, response_id: str) -> bool:
         """Whether audio of this response is queued or in the air."""
         return response_id in self._voices
+
+    @property
+    def audible(self) -> bool:
+        """Whether a response has begun to be heard and is not over, also while it is paused."""
+        return any(voice.started for voice in self._voices.values())
 
     @property
     def responses(self) -> list[str]:

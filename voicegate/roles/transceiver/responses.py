@@ -31,6 +31,8 @@ MAX_REMEMBERED: Final = 32
 MAX_DETAILS_BYTES: Final = 16_384
 """A `response.created` beyond this is remembered by its id only; metadata are at most 16 pairs of 576 B."""
 
+INTERRUPTIBLE: Final = "voicegate_interruptible"
+
 Reason = Literal["turn_detected", "client_cancelled"]
 
 
@@ -54,6 +56,7 @@ class Responses:
         self._responses: OrderedDict[str, _Response] = OrderedDict()
         self._muted: deque[str] = deque(maxlen=MAX_REMEMBERED)
         """Interrupted ones, also of a server that announces no responses."""
+        self._deadline: float | None = None
 
     def created(self, response_id: str, raw: bytes) -> list[Ended]:
         """Returns one that had to be given up for it."""
@@ -68,6 +71,7 @@ class Responses:
                 oldest = next(iter(self._responses.values()))
                 ended.append(oldest.end("cancelled"))
             del self._responses[oldest.id]
+            self._rearm()
         self._responses[response_id] = _Response(response_id, _details(raw))
         return ended
 
@@ -80,6 +84,7 @@ class Responses:
             return False
         response.over = True
         response.tell_at = response.lapse_at = None
+        self._rearm()
         return True
 
     def may_play(self, response_id: str) -> bool:
@@ -89,6 +94,16 @@ class Responses:
     def open(self, *, spoken_only: bool = False) -> list[str]:
         """Responses that are not over; `spoken_only`: without those apart from the conversation."""
         return [r.id for r in self._responses.values() if not r.over and not (spoken_only and r.apart)]
+
+    def uncancelled(self) -> list[str]:
+        """The open ones of the conversation that nobody has told the agent to end."""
+        return [r.id for r in self._responses.values() if not (r.over or r.apart or r.lapse_at is not None)]
+
+    def interruptible(self, response_id: str) -> bool:
+        """Whether speech may stop it: not when its metadata say `"voicegate_interruptible": "false"`."""
+        response = self._responses.get(response_id)
+        metadata = None if response is None else response.details.get("metadata")
+        return not (isinstance(metadata, dict) and metadata.get(INTERRUPTIBLE) == "false")
 
     def latest(self) -> str:
         """The response an event without an id is about: the newest open one not apart, or ""."""
@@ -109,6 +124,7 @@ class Responses:
             response.lapse_at = response.lapse_at or now + CANCEL_SECONDS
         elif response.lapse_at is None and response.tell_at is None:
             response.tell_at = now + GRACE_SECONDS
+        self._rearm()
 
     def owe(self, heard: Heard) -> bool:
         """Keep this for the end of its response; False when that has come."""
@@ -135,21 +151,26 @@ class Responses:
                 due.append(Tell(response.id))
             elif response.lapse_at is not None and response.lapse_at <= now:
                 due.append(response.end("cancelled"))
+        self._rearm()
         return due
 
     def next_deadline(self) -> float | None:
-        if not self._responses:
-            return None
-        times = (at for r in self._responses.values() for at in (r.tell_at, r.lapse_at) if at is not None)
-        return min(times, default=None)
+        return self._deadline
 
     def agent_lost(self, code: str, message: str) -> list[Ended]:
         """End all that are open: failed, or cancelled where that was asked for."""
-        return [
+        ended = [
             r.end("cancelled" if r.reason else "failed", code, message)
             for r in self._responses.values()
             if not r.over
         ]
+        self._rearm()
+        return ended
+
+    def _rearm(self) -> None:
+        """After whatever changes a time: `next_deadline` is asked for each packet."""
+        times = (at for r in self._responses.values() for at in (r.tell_at, r.lapse_at) if at is not None)
+        self._deadline = min(times, default=None)
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ The client asks (`session.update`), the agent decides, and the client always get
 
 * Formats are pinned: the agent is told the formats that are configured for it, and the client is shown the
   formats that it asked for. When the agent then says otherwise, the clients are told, once.
+* So is turn detection, where it is done here (`detection`): the client is shown its own.
 * An agent that refuses is asked again with less (`downgrade`), until it agrees, nothing is left, or
   ANSWER_SECONDS are over; then the answer is made here from what is known to be in force. What was left out
   is said in an `error` that carries the id of the client's event.
@@ -19,7 +20,17 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto import realtime
+from voicegate.roles.transceiver.detection import (
+    Ability,
+    Detection,
+    Mode,
+    detection_for,
+    mentions,
+    with_detection,
+    without_detection,
+)
 from voicegate.roles.transceiver.downgrade import downgrade
 from voicegate.roles.transceiver.outbox import EVERYONE, Audience
 
@@ -58,14 +69,28 @@ SessionOutput = SendUpdate | Updated | Problem
 
 
 class SessionUpdates:
-    """`wanted`: the settings the call was made with; the agent has been asked for them by its dialler."""
+    """`wanted`: the settings the call was made with; the agent is asked for `first` by its dialler.
 
-    def __init__(self, wanted: Mapping[str, Any], formats: realtime.Formats = realtime.PCM_FORMATS) -> None:
+    `ability` is the agent's, `defaults` what holds of turn detection where a session says nothing.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, Any],
+        formats: realtime.Formats = realtime.PCM_FORMATS,
+        ability: Ability = "semantic",
+        defaults: TurnSettings | None = None,
+    ) -> None:
+        self._ability = ability
+        self._defaults = defaults or TurnSettings()
+        self.detection = self._first_detection(wanted)
+        """What is in force."""
         self.effective: dict[str, Any] = {}
         """The session as the agent last described it."""
         self._formats = formats
         self._mismatched: set[str] = set()
-        self._wanted = self._pinned(wanted)
+        self.first = self._pinned(wanted, self.detection)
+        """What the agent's first `session.update` asks for."""
         self._shown_formats = _formats_of(wanted)
         self._pending: deque[_Update] = deque()
         """Those out with the agent, in the order in which it will answer them."""
@@ -77,7 +102,7 @@ class SessionUpdates:
 
     @property
     def interrupts(self) -> bool:
-        """Whether a person who begins to speak stops the agent: OpenAI's default, unless switched off."""
+        """Whether a person that the agent hears stops it: OpenAI's default, unless switched off."""
         audio = self.effective.get("audio")
         heard = audio.get("input") if isinstance(audio, dict) else self.effective  # the beta's place
         if not isinstance(heard, dict) or "turn_detection" not in heard:
@@ -95,7 +120,7 @@ class SessionUpdates:
             audio = session.setdefault("audio", {})
             if isinstance(audio, dict) and isinstance(audio.setdefault(side, {}), dict):
                 audio[side]["format"] = dict(shown)
-        return session
+        return with_detection(session, self.detection.shown) if self.detection.ours else session
 
     def takes_appends(self) -> bool:
         """Whether what a client appends is in the format that the agent is told."""
@@ -103,16 +128,16 @@ class SessionUpdates:
         return shown.get("type") == told["type"] and told.get("rate", 24_000) == realtime.SAMPLE_RATE
 
     def agent_ready(self, configured: bool, now: float) -> list[SessionOutput]:
-        """The agent listens. Not `configured`: it refused `wanted`, which is now offered bit by bit."""
+        """The agent listens. Not `configured`: it refused `first`, which is now offered bit by bit."""
         self._ready = True
         for update in self._pending:
             update.deadline = now + ANSWER_SECONDS
-        if configured or self._wanted.keys() <= {"type"}:
+        if configured or self.first.keys() <= {"type"}:
             return []
         # What the client has asked for meanwhile lies on top: its events have already gone out.
         asked = [update.session for update in self._pending]
-        merged = realtime.session_settings(self._wanted, *asked, formats=self._formats)
-        update = _Update(merged, "", None, now + ANSWER_SECONDS)
+        merged = realtime.session_settings(self.first, *asked, formats=self._formats)
+        update = _Update(merged, "", None, now + ANSWER_SECONDS, None)
         self._asked.append(update)
         self._pending.append(update)
         return [self._send(update)]
@@ -120,13 +145,15 @@ class SessionUpdates:
     def asked(
         self, session: dict[str, Any], event_id: str, source: Audience, now: float
     ) -> list[SessionOutput]:
-        """A client's `session.update`."""
+        """A client's `session.update`. Raises ValueError, with a sentence, for turn detection that is
+        none."""
+        detection = detection_for(session, self._ability, self._defaults) if mentions(session) else None
         if len(self._asked) >= MAX_PENDING:
             problem = "Too many session updates are waiting for the agent."
             return [Problem("rate_limit_exceeded", problem, None, event_id, source)]
         self._shown_formats.update(_formats_of(session))
         deadline = now + ANSWER_SECONDS if self._ready else None
-        update = _Update(self._pinned(session), event_id, source, deadline)
+        update = _Update(self._pinned(session, detection), event_id, source, deadline, detection)
         self._asked.append(update)
         self._pending.append(update)
         return [self._send(update)]
@@ -202,8 +229,18 @@ class SessionUpdates:
             problems.append(Problem("agent_audio_format", words, param, "", EVERYONE))
         return problems
 
-    def _pinned(self, session: Mapping[str, Any]) -> dict[str, Any]:
+    def _first_detection(self, wanted: Mapping[str, Any]) -> Detection:
+        try:
+            return detection_for(wanted, self._ability, self._defaults)
+        except (
+            ValueError
+        ):  # signaling does not read sessions; what is no detection is as if it were not there
+            return detection_for({}, self._ability, self._defaults)
+
+    def _pinned(self, session: Mapping[str, Any], detection: Detection | None) -> dict[str, Any]:
         pinned = deepcopy(dict(session))
+        if detection is not None and detection.mode is not Mode.UPSTREAM:
+            pinned = with_detection(pinned, detection.told)
         pinned.setdefault("type", "realtime")
         for side in _formats_of(session):
             pinned["audio"][side]["format"] = dict(self._formats[side])
@@ -223,6 +260,11 @@ class SessionUpdates:
         return outputs
 
     def _describe(self, update: _Update) -> list[SessionOutput]:
+        if update.detection is not None:
+            self.detection = update.detection
+        if self.detection.mode is Mode.HYBRID and any("turn_detection" in what for what in update.dropped):
+            # It would answer by itself, and so would we: it is left to the agent.
+            self.detection = detection_for(without_detection(update.session), "semantic", self._defaults)
         outputs: list[SessionOutput] = [Updated(self.view(), quiet=update.source is None)]
         if update.source is None:
             return outputs
@@ -244,6 +286,8 @@ class _Update:
     source: Audience | None
     """None: the call's own settings."""
     deadline: float | None
+    detection: Detection | None
+    """None: it says nothing of it."""
     sent_id: str = ""
     dropped: list[str] = field(default_factory=list)
     unconfirmed: bool = False

@@ -19,18 +19,25 @@ from voicegate.proto.allocate import AllocateReply, AllocateRequest
 from voicegate.roles.context import RoleContext
 from voicegate.roles.transceiver.control import routes, sockets
 from voicegate.roles.transceiver.core import Overloaded
+from voicegate.roles.transceiver.listening import turn_plan
 from voicegate.roles.transceiver.worker import Worker
 
 
 async def run(
-    config: Config, context: RoleContext, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    config: Config,
+    context: RoleContext,
+    *,
+    boot: str = "",
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run one transceiver until cancelled; started when it is registered and can be given calls.
+    """Run one transceiver until cancelled; started when it is registered and can be given calls. `boot`: its
+    boot id, never used before; empty: a random one.
 
     Raises RegistryError when no lease can be had, ConfigError when an address cannot be bound or for an agent
     that cannot be dialled.
     """
     check_settings(config.agent)
+    turns = turn_plan(config)
     settings = config.transceiver
     worker: Worker | None = None
 
@@ -75,11 +82,11 @@ async def run(
                         cluster=config.registry.cluster,
                         link=join_host_port(*socket.address()),
                         control=control[0],
-                        boot=secrets.token_hex(8),
+                        boot=boot or secrets.token_hex(8),
                         capacity=settings.max_calls,
                     )
                 )
-                worker = Worker(config, context, record, socket, readers, nursery)
+                worker = Worker(config, context, record, socket, readers, nursery, turns)
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()

@@ -1,4 +1,4 @@
-"""Events on their way to the agent, and which of them are the gateway's own. Pure.
+"""Events and the microphone on their way to the agent, and which events are the gateway's own. Pure.
 
 They leave at once, also before the agent is there: the dialler keeps them in order with the microphone's
 audio, and a `commit` held back here would fall behind what was said after it.
@@ -7,7 +7,7 @@ audio, and a `commit` held back here would fall behind what was said after it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from voicegate.media.recording import Tap
 from voicegate.proto import realtime
@@ -25,13 +25,34 @@ MAX_WAITING: Final = 4096
 MAX_OWN: Final = 64
 """Own events that an error may still answer."""
 
-What = Literal["cancel", "truncate", "delete"]
+What = Literal["cancel", "truncate", "delete", "commit", "create"]
 
 _CONFIRMED_BY: Final[dict[str, What]] = {
     "response.done": "cancel",
     "conversation.item.truncated": "truncate",
     "conversation.item.deleted": "delete",
+    "input_audio_buffer.committed": "commit",
+    "response.created": "create",
 }
+
+
+_WORDS: Final[dict[What, str]] = {"create": "active_response"}
+"""What an error about such an event says, where it is not the event's own word."""
+
+
+class ToAgent(NamedTuple):
+    """Audio and events go in one line, so that a commit stays behind its audio."""
+
+    is_audio: bool
+    """24 kHz s16le PCM, else an event as JSON."""
+    data: bytes
+
+
+class Owned(NamedTuple):
+    """One of our own events."""
+
+    event_id: str
+    what: What
 
 
 class Upstream:
@@ -42,7 +63,7 @@ class Upstream:
         self.counts: Counter[str] = Counter()
         self.tap: Tap | None = None
         """Where the gateway's own events are recorded."""
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[ToAgent] = deque()
         self._early_events = 0
         self._early_bytes = 0
         self._own: OrderedDict[str, What] = OrderedDict()
@@ -60,8 +81,9 @@ class Upstream:
             self._early_events += 1
             self._early_bytes += len(raw)
 
-    def tell(self, what: What, event: dict[str, Any]) -> None:
-        """An event of the gateway's own. An agent's error about it is nobody else's business."""
+    def tell(self, what: What, event: dict[str, Any]) -> str:
+        """An event of the gateway's own; returns its id. An agent's error about it is nobody else's
+        business."""
         self._serial += 1
         event_id = f"{INTERNAL_ID}{what}_{self._serial}"
         self._own[event_id] = what
@@ -71,13 +93,21 @@ class Upstream:
         if self.tap is not None:
             self.tap.note("voicegate", data)
         self.send(data)
+        return event_id
 
     def send(self, raw: bytes) -> None:
         """An event that was admitted, or of our own."""
         if len(self._waiting) >= MAX_WAITING:
             self.counts["agent_events_dropped"] += 1
             return
-        self._waiting.append(raw)
+        self._waiting.append(ToAgent(False, raw))
+
+    def send_audio(self, pcm: bytes) -> None:
+        """Some of the microphone."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.counts["agent_events_dropped"] += 1
+            return
+        self._waiting.append(ToAgent(True, pcm))
 
     def confirmed_by(self, kind: str) -> None:
         """The agent sent an event of this type: the oldest of our own that it may answer has gone well."""
@@ -86,19 +116,20 @@ class Upstream:
         if known is not None:
             del self._own[known]
 
-    def owns(self, event_id: str, about: str) -> bool:
-        """Whether an error that carries no `event_id` answers one of our own events.
+    def owned(self, event_id: str, about: str) -> Owned | None:
+        """Which of our own events an error answers, once.
 
-        It is judged by what it is `about`: its param, code and message.
+        An error that carries no `event_id` is judged by what it is `about`: its param, code and message.
         """
         if event_id:
-            return False
+            what = self._own.pop(event_id, None)
+            return None if what is None else Owned(event_id, what)
         about = about.lower()
         for known, what in self._own.items():
-            if what in about:
+            if _WORDS.get(what, what) in about:
                 del self._own[known]
-                return True
-        return False
+                return Owned(known, what)
+        return None
 
-    def poll(self) -> bytes | None:
+    def poll(self) -> ToAgent | None:
         return self._waiting.popleft() if self._waiting else None

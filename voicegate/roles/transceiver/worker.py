@@ -23,6 +23,7 @@ from voicegate.agents.readers import Readers
 from voicegate.agents.realtime import AgentEvent, AgentReady, RealtimeAgent
 from voicegate.agents.websocket import AgentLost
 from voicegate.config import Config, RecordingConfig
+from voicegate.media.turns.plugins import Verdict
 from voicegate.net import udp
 from voicegate.net.names import Address
 from voicegate.net.registry import TransceiverRecord
@@ -45,7 +46,9 @@ from voicegate.roles.transceiver.life import (
     Ended,
     EndReason,
 )
+from voicegate.roles.transceiver.listening import TurnDesk
 from voicegate.roles.transceiver.sidebands import Sidebands
+from voicegate.roles.transceiver.turns import TurnPlan
 
 if TYPE_CHECKING:
     from voicegate.roles.transceiver.recorder import Recorder
@@ -61,9 +64,10 @@ MAX_BATCHES = 8
 MAX_TURN_SECONDS = 0.015
 """And none is begun after this long: packets full of small events cost twenty times as much as sound."""
 
-TURN_SECONDS = 0.002
-"""The time between two turns under load: a packet waits half of it on average, and a frame leaves that much
-off its 20-ms grid. A jitter buffer does not see it."""
+TURN_SECONDS = 0.001
+"""The time between two turns under load, at least: Trio sleeps for whole milliseconds after the work. A
+packet waits half of that on average, and a frame leaves that much off its 20-ms grid. With 0.002 100 calls
+took 5 % less CPU (measured), and packets 0.7 ms longer, which was half of their way from socket to socket."""
 
 CALLS_FOR_TURNS = 4
 """From here on a worker has more than one packet or deadline in most turns."""
@@ -87,6 +91,7 @@ class Worker:
         socket: udp.UdpSocket,
         readers: Readers,
         nursery: trio.Nursery,
+        turns: TurnPlan,
     ) -> None:
         settings = config.transceiver
         identity = Identity(record.cluster, record.id, record.boot, record.link)
@@ -106,6 +111,8 @@ class Worker:
         self._nursery = nursery
         self._sessions: dict[str, _Session] = {}
         self._sidebands = Sidebands(self._core, nursery, self._pump)
+        self._turn_plan = turns
+        self._turn_desk = TurnDesk(nursery, self._take_verdict)
         self._recorder = _open_recorder(config.recording)
         self._readers = readers
         self._turning = False
@@ -150,16 +157,16 @@ class Worker:
         if self._record.draining:
             raise Overloaded
         now = trio.current_time()
-        session = request.session or {}
         wishes = Wishes(
             request.sdp,
             request.candidates,
-            session=realtime.merged(configured_session(self._config.agent), session),
+            session=realtime.merged(configured_session(self._config.agent), request.session or {}),
             dcid=request.dcid,
             client_events=EventFilter(request.client_events),
             server_events=EventFilter(request.server_events),
             key_id=request.key_id,
             formats=audio_formats(self._config.agent),
+            turns=self._turn_plan,
             keep_warm=self._config.transceiver.silence == "dtx",
         )
         call_id, answer = self._core.allocate(wishes, now=now, entropy=secrets.token_bytes(ENTROPY_LENGTH))
@@ -169,7 +176,7 @@ class Worker:
             self._config.agent,
             call_id,
             model=request.model,
-            session=session,
+            session=self._core.first_session(call_id),
             line=self._core.line(call_id),
             on_event=lambda event: self._agent_event(call_id, event),
             readers=self._readers,
@@ -277,6 +284,9 @@ class Worker:
         self._send_upstream()
         while (addressed := core.poll_sideband()) is not None:
             self._sidebands.deliver(*addressed)
+        now = trio.current_time()
+        while (said := core.poll_turn()) is not None:
+            self._turn_desk.take(*said, now)
         # 3. What became of calls.
         while (happened := core.poll_event()) is not None:
             self._call_event(*happened)
@@ -289,7 +299,7 @@ class Worker:
 
     def _send_upstream(self) -> None:
         core, sessions = self._core, self._sessions
-        while (item := core.poll_upstream()) is not None:
+        while core.upstream and (item := core.poll_upstream()) is not None:
             if (session := sessions.get(item.call_id)) is not None:
                 if item.is_audio:
                     session.agent.send_audio_nowait(item.data)
@@ -346,6 +356,10 @@ class Worker:
         if not self._turning:
             self._pump()
 
+    def _take_verdict(self, call_id: str, verdict: Verdict) -> None:
+        self._core.take_verdict(call_id, verdict, trio.current_time())
+        self._pump()
+
     def _end(self, call_id: str, reason: EndReason, detail: str = "") -> bool:
         known = self._core.close(call_id, trio.current_time(), reason, detail)
         self._pump()
@@ -392,6 +406,7 @@ class Worker:
             )
         if self._recorder is not None:
             yield from self._recorder.samples(labels)
+        yield from self._turn_desk.samples(labels)
         for family, label, help in (
             ("ends", "reason", "Calls ended, by reason."),
             ("drops", "reason", "Packets dropped, by reason."),

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processe
 
 HEAD = """
 import os, signal, sys, time, trio
-from voicegate.net.zygote import start_zygote
+from voicegate.processes.zygote import start_zygote
 
 def serve(control):
     control.send(str(os.getpid()).encode())

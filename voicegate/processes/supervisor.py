@@ -1,24 +1,24 @@
-"""The relay as a parent: it opens the sockets, keeps worker processes on them, and touches no packet.
+"""The parent: it keeps worker processes on the slots of a role, and touches no packet.
 
 `Slots` decides who serves what; here are the processes. A worker's end is seen at once, by its socket, and
-the spare has the slot's sockets some milliseconds later. What arrived meanwhile waits in them, for they are
-never closed before the supervisor itself ends.
+the spare has the slot some milliseconds later. What arrived meanwhile in sockets that the supervisor's
+process opened waits in them, for they are never closed before the supervisor itself ends.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import trio
 
-from voicegate.config import Config, ConfigError, RelayConfig
+from voicegate.config import ConfigError
 from voicegate.logs import get_logger
 from voicegate.metrics import Sample
-from voicegate.net.zygote import NO_FORK, Zygote
-from voicegate.proto.keys import ClusterKeys
-from voicegate.roles.relay.messages import (
+from voicegate.processes.messages import (
     Channel,
     Failed,
     FromWorker,
@@ -29,9 +29,9 @@ from voicegate.roles.relay.messages import (
     Warm,
     supervisor_end,
 )
-from voicegate.roles.relay.slots import Death, Give, Kill, Slots, Start
-from voicegate.roles.relay.sockets import Sockets
-from voicegate.roles.relay.worker import Identity
+from voicegate.processes.slots import HANG_SECONDS, Death, Give, Kill, Slots, Start
+from voicegate.processes.zygote import NO_FORK, Zygote
+from voicegate.proto.keys import ClusterKeys
 
 POLL_SECONDS = 0.1
 """As `Slots.poll` wants it: how exact the pauses of a crash loop are."""
@@ -43,20 +43,43 @@ STOP_SECONDS = 1.0
 _log = get_logger(__name__)
 
 
+class Place(NamedTuple):
+    """What comes with a slot."""
+
+    cpu: int | None
+    given: bytes
+    """See `Serve`."""
+    descriptors: Sequence[int] = ()
+    """Of sockets, which stay open here."""
+
+
 class Supervisor:
-    """The workers of one relay; `run` until cancelled."""
+    """The workers of one role; `run` until cancelled."""
 
     def __init__(
-        self, config: Config, keys: ClusterKeys, zygote: Zygote, slots: Sequence[Sockets], identity: Identity
+        self,
+        role: str,
+        keys: ClusterKeys,
+        zygote: Zygote,
+        places: Sequence[Place],
+        *,
+        start_seconds: float = HANG_SECONDS,
+        stop_seconds: float = STOP_SECONDS,
+        lost: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`start_seconds`: how long a worker may take to serve the slot it got; `stop_seconds`: and to end.
+        `lost` is called with the boot id of each worker that ended untold."""
+        self._role = role
         self._keys = keys
         self._keys_version = keys.version
         """What the workers have."""
         self._zygote = zygote
-        self._sockets = slots
-        self._identity = identity
-        self._cpus = cpus(config.relay, len(slots))
-        self._slots = Slots(len(slots))
+        self._places = places
+        self._stop_seconds = stop_seconds
+        self._lost = lost
+        self._slots = Slots(len(places), start_seconds)
+        self._boots: dict[int, str] = {}
+        """By worker."""
         self._channels: dict[int, Channel[FromWorker]] = {}
         """By worker."""
         self._statuses: dict[int, int] = {}
@@ -66,6 +89,8 @@ class Supervisor:
         """By slot, or "spare"."""
         self._changed = trio.Event()
         """Something was told that `Slots` may act on."""
+        self._started = False
+        """Every slot was served once: the configuration can be used."""
         self._problem = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -87,12 +112,9 @@ class Supervisor:
         if failure is not None:
             raise failure
 
-    def flows(self) -> int:
-        return sum(report.flows for report in self._reports.values())
-
     def unready(self) -> str | None:
         """Why not every call gets through, for a person."""
-        now, count = trio.current_time(), len(self._sockets)
+        now, count = trio.current_time(), len(self._places)
         for index, slot in enumerate(self._slots.slots):
             if not slot.serving:
                 why = f"worker {index} of {count} is down"
@@ -107,20 +129,21 @@ class Supervisor:
         """Those of the workers, as they told them, and the supervisor's own."""
         samples = [sample for report in self._reports.values() for sample in report.samples]
         help = "Slots that a worker serves."
-        samples.append(Sample("voicegate_relay_workers", "gauge", help, {}, self._slots.serving()))
+        samples.append(Sample(f"voicegate_{self._role}_workers", "gauge", help, {}, self._slots.serving()))
         help = "Worker processes that ended unasked, by slot."
-        for worker in (*map(str, range(len(self._sockets))), "spare"):
+        for worker in (*map(str, range(len(self._places))), "spare"):
             labels, deaths = {"worker": worker}, self._deaths[worker]
-            samples.append(Sample("voicegate_relay_worker_deaths_total", "counter", help, labels, deaths))
+            samples.append(
+                Sample(f"voicegate_{self._role}_worker_deaths_total", "counter", help, labels, deaths)
+            )
         return samples
 
     async def _keep(self, task_status: trio.TaskStatus[None]) -> None:
-        started = False
         while not self._problem:
             self._forward_keys()
             self._act()
-            if not started and self._slots.serving() == len(self._sockets):
-                started = True
+            if not self._started and self._slots.serving() == len(self._places):
+                self._started = True
                 task_status.started()
             with trio.move_on_after(POLL_SECONDS):
                 await self._changed.wait()
@@ -151,7 +174,8 @@ class Supervisor:
             channel = supervisor_end(self._zygote.fork(worker))
         except OSError:
             if any(slot.worker is None for slot in self._slots.slots):
-                raise RuntimeError("the relay has lost a worker, and the process that starts them") from None
+                what = f"the {self._role} has lost a worker, and the process that starts them"
+                raise RuntimeError(what) from None
             self._slots.ended(worker, trio.current_time())
             return
         channel.send_nowait(Keys(self._keys.entries))
@@ -159,10 +183,10 @@ class Supervisor:
         self._nursery.start_soon(self._listen, worker, channel)
 
     def _give(self, slot: int, worker: int) -> None:
-        sockets, identity = self._sockets[slot], self._identity
-        serve = Serve(slot, self._cpus[slot], identity.boot, identity.ingress)
+        place = self._places[slot]
+        boot = self._boots[worker] = secrets.token_hex(8)
         # If it is gone already its channel says so next.
-        self._channels[worker].send_nowait(serve, sockets.descriptors())
+        self._channels[worker].send_nowait(Serve(slot, place.cpu, boot, place.given), place.descriptors)
 
     async def _listen(self, worker: int, channel: Channel[FromWorker]) -> None:
         """Follow a worker until it ends."""
@@ -172,6 +196,10 @@ class Supervisor:
                     self._slots.warm(worker)
                 case Report() as report:
                     self._reported(worker, report)
+                case Failed(problem) if self._started:
+                    # One that hung may still have the port that its successor wants, for a moment. The other
+                    # workers need not end for that.
+                    _log.error("a worker cannot serve its slot", reason=problem)
                 case Failed(problem):
                     self._problem = problem
             self._changed.set()
@@ -180,6 +208,9 @@ class Supervisor:
         death = self._slots.ended(worker, trio.current_time())
         self._changed.set()
         self._zygote.kill(worker)  # one that only lost its socket must not read on beside its successor
+        boot = self._boots.pop(worker, None)
+        if boot is not None and self._lost is not None:
+            self._nursery.start_soon(self._lost, boot)
         if death is not None:
             self._deaths[_label(death.slot)] += 1
             await self._tell(worker, death)
@@ -193,7 +224,9 @@ class Supervisor:
 
     async def _follow_zygote(self) -> None:
         await self._zygote.run(self._statuses.__setitem__)
-        _log.error("the process that starts workers has ended: restart the relay before two of them end")
+        _log.error(
+            "the process that starts workers has ended: restart before two of them end", role=self._role
+        )
 
     async def _tell(self, worker: int, death: Death) -> None:
         with trio.move_on_after(STATUS_SECONDS):
@@ -212,7 +245,7 @@ class Supervisor:
         """Let every worker end; whoever does not is killed with the zygote."""
         for channel in self._channels.values():
             channel.send_nowait(Stop())
-        with trio.move_on_after(STOP_SECONDS):
+        with trio.move_on_after(self._stop_seconds):
             for channel in self._channels.values():
                 while await channel.receive() is not None:
                     pass
@@ -220,17 +253,8 @@ class Supervisor:
             channel.close()
 
 
-def worker_count(relay: RelayConfig) -> int:
-    """How many worker processes a relay has that is the only role of its process; 0: it has none."""
-    if not hasattr(os, "sched_getaffinity"):
-        return 0
-    return len(os.sched_getaffinity(0)) if relay.workers == "auto" else relay.workers
-
-
-def cpus(relay: RelayConfig, workers: int) -> list[int | None]:
-    """The CPU of each worker's thread of packets."""
-    if relay.pin_cpu == -2:
-        return [None] * workers
+def cpus(workers: int) -> list[int]:
+    """A CPU for each worker, of those that this process may use."""
     usable = sorted(os.sched_getaffinity(0))
     return [usable[index % len(usable)] for index in range(workers)]
 

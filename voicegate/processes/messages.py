@@ -1,8 +1,8 @@
-"""What a relay's supervisor and its worker processes say to each other, over a SOCK_SEQPACKET socket each.
+"""What a supervisor and its worker processes say to each other, over a SOCK_SEQPACKET socket each.
 
     supervisor ── Keys ──► worker     what a worker begins with, and again when the secrets change
     supervisor ◄── Warm ── worker     everything is loaded: it waits for a slot
-    supervisor ── Serve ─► worker     with the slot's sockets
+    supervisor ── Serve ─► worker     a slot, with its sockets
     supervisor ◄─ Report ─ worker     it serves: at once, and then about every REPORT_SECONDS
     supervisor ◄─ Failed ─ worker     the configuration cannot be used
     supervisor ── Stop ──► worker     end, after what is under way
@@ -38,10 +38,11 @@ class Keys(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class Serve(msgspec.Struct, frozen=True, array_like=True, tag=2):
     slot: int
     cpu: int | None
-    """To pin the thread of packets to."""
-    boot: int
-    """See `link_control.Hello`."""
-    ingress: str
+    """To pin to."""
+    boot: str
+    """For the record of this worker's own, if it registers one: never used before."""
+    given: bytes
+    """What else the role's part needs to know, in its own words; the sockets come beside it."""
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -54,8 +55,7 @@ class Warm(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 class Report(msgspec.Struct, frozen=True, array_like=True, tag=2):
     progress: int
-    """Grows as long as the thread of packets turns."""
-    flows: int
+    """Grows as long as work is done."""
     samples: list[Sample]
     unready: str | None
     """Why no call would get through, for a person."""

@@ -1,6 +1,6 @@
 """Which worker serves which slot, and when another is started. Pure; `supervisor` has the processes.
 
-Theory of operation. A relay has a fixed number of *slots*, each with its own sockets. A *worker* is started
+Theory of operation. A role has a fixed number of *slots*, each with its own addresses. A *worker* is started
 without a slot, gets *warm* (everything loaded, the registry read), and is given the first slot that is empty.
 One worker more than there are slots is kept warm: the *spare*.
 
@@ -99,7 +99,9 @@ class Slot:
 class Slots:
     """All slots, the spare, and the workers that get warm."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, start_seconds: float = HANG_SECONDS) -> None:
+        """`start_seconds`: from getting a slot to the first sign of progress."""
+        self._start_seconds = start_seconds
         self.slots = tuple(Slot() for _ in range(count))
         self._starting: dict[int, float] = {}
         """Worker to when it was started."""
@@ -156,7 +158,8 @@ class Slots:
         hung = [
             Kill(slot.worker, index)
             for index, slot in enumerate(self.slots)
-            if slot.worker is not None and now - slot.progressed_at >= HANG_SECONDS
+            if slot.worker is not None
+            and now - slot.progressed_at >= (HANG_SECONDS if slot.serving else self._start_seconds)
         ]
         hung += [Kill(worker, None) for worker, at in self._starting.items() if now - at >= WARM_SECONDS]
         for kill in hung:

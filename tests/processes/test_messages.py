@@ -1,4 +1,4 @@
-"""The channel between a relay's supervisor and its workers."""
+"""The channel between a supervisor and its workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from voicegate.metrics import Sample
-from voicegate.roles.relay.messages import (
+from voicegate.processes.messages import (
     Channel,
     FromWorker,
     Keys,
@@ -36,18 +36,18 @@ async def test_messages_keep_their_bounds_and_bring_descriptors() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         assert supervisor.send_nowait(Keys(("1:a", "2:b")))
-        assert supervisor.send_nowait(Serve(3, None, 17, "fra"), [sock.fileno(), sock.fileno()])
+        assert supervisor.send_nowait(Serve(3, None, "b00t", b"fra"), [sock.fileno(), sock.fileno()])
         assert await worker.receive() == (Keys(("1:a", "2:b")), [])
         received = await worker.receive()
-        assert received is not None and received[0] == Serve(3, None, 17, "fra")
+        assert received is not None and received[0] == Serve(3, None, "b00t", b"fra")
         first, second = received[1]
         assert not os.get_inheritable(first)
         with socket.socket(fileno=first) as taken:
             assert taken.getsockname() == sock.getsockname()
         os.close(second)
     samples = [Sample("n_total", "counter", "Help.", {"reason": str(n)}, n / 3) for n in range(300)]
-    assert worker.send_nowait(Report(1, 2, samples, None))
-    assert await supervisor.receive() == (Report(1, 2, samples, None), [])
+    assert worker.send_nowait(Report(1, samples, None))
+    assert await supervisor.receive() == (Report(1, samples, None), [])
     worker.close()
     assert await supervisor.receive() is None
     assert not supervisor.send_nowait(Keys(()))
@@ -64,7 +64,7 @@ async def test_the_end_of_one_that_left_messages_unread_is_its_end() -> None:
 
 async def test_who_reads_nothing_is_not_waited_for() -> None:
     supervisor, worker = pair()
-    report = Report(1, 2, [Sample("n", "gauge", "H" * 1000, {}, 1.0)], None)
+    report = Report(1, [Sample("n", "gauge", "H" * 1000, {}, 1.0)], None)
     while worker.send_nowait(report):
         pass
     assert await supervisor.receive() == (report, [])

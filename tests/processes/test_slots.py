@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicegate.roles.relay.slots import (
+from voicegate.processes.slots import (
     HANG_SECONDS,
     LONGEST_PAUSE,
     LOOP_SECONDS,
@@ -107,6 +107,24 @@ def test_a_worker_without_progress_is_replaced() -> None:
         assert slots.poll(now) == []
     assert slots.poll(HANG_SECONDS) == [Kill(1, 0), Give(0, 3), Start(4)]
     assert slots.ended(1, HANG_SECONDS + 0.01) is None
+
+
+def test_a_slot_may_take_longer_to_be_served_at_first() -> None:
+    slots = Slots(1, start_seconds=2 * HANG_SECONDS)
+    slots.poll(0.0)
+    slots.warm(1)
+    slots.warm(2)
+    assert slots.poll(0.0) == [Give(0, 1)]
+    now = 0.0
+    while now < 2 * HANG_SECONDS - 0.6:
+        now += 0.5
+        assert slots.poll(now) == []
+    assert slots.poll(2 * HANG_SECONDS)[:2] == [Kill(1, 0), Give(0, 2)]
+    slots.progressed(2, 1, now := 2 * HANG_SECONDS)
+    while now < 3 * HANG_SECONDS - 0.6:
+        now += 0.5
+        assert not any(isinstance(action, Kill) for action in slots.poll(now))
+    assert Kill(2, 0) in slots.poll(3 * HANG_SECONDS), "who served once has no longer than others"
 
 
 def test_a_worker_that_never_gets_warm_is_given_up() -> None:

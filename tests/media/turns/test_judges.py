@@ -1,0 +1,144 @@
+"""voicegate.media.turns.fixed and adaptive: how long a pause is waited out, and what is learned in a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import pytest
+
+from tests.media.signals import frames
+from tests.media.turns.test_prosody import semitones, vowel
+from voicegate.media.turns.adaptive import CEILING, FLOOR, SCHEDULE, AdaptivePause, score
+from voicegate.media.turns.fixed import FixedSilence, Upstream
+from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
+from voicegate.media.turns.prosody import NO_CUES, Cues
+
+FINISHED = vowel(semitones(4, 4, 4, 1, -2), 0.8)
+HESITATING = vowel(150, 0.8)
+
+
+def pause(speech: float, silence: float = SCHEDULE[0], asked: int = 0, number: int = 1) -> Pause:
+    return Pause(number, silence, speech, asked, bytes)
+
+
+def heard(judge: TurnJudge, voice: bytes, speech: float, silence: float = SCHEDULE[0]) -> Verdict:
+    """What it makes of the pause after `voice`, with which a turn of so many seconds ends."""
+    for frame in frames(voice + bytes(round(silence * 24_000) * 2)):
+        judge.listen(frame, Hop(True, -20.0))
+    return judge.judge(pause(speech, silence))
+
+
+def test_the_fixed_judge_waits_its_silence() -> None:
+    judge = FixedSilence(0.7)
+    assert judge.schedule[0] <= 0.7
+    assert judge.judge(pause(1.0, 0.1)) == Verdict(1, 0.0, 0.7, "silence")
+    assert judge.judge(pause(1.0, 0.7, asked=1)) == Verdict(1, 1.0, 0.7, "silence")
+    assert FixedSilence(0.05).schedule == (0.05,)
+
+
+def test_the_upstream_judge_never_ends_a_turn() -> None:
+    assert Upstream().judge(pause(1.0)).hold == inf
+    assert Upstream().schedule == ()
+
+
+def test_a_finished_sentence_is_answered_soon_and_a_hesitation_waited_out() -> None:
+    finished = heard(AdaptivePause(), FINISHED, 3.0)
+    hesitating = heard(AdaptivePause(), HESITATING, 0.8)
+    assert finished.hold < 0.3
+    assert finished.reason == "finished"
+    assert hesitating.hold > 1.5
+    assert hesitating.reason == "unfinished"
+    assert finished.done > 0.6 > 0.2 > hesitating.done
+    assert finished.eager
+    assert not hesitating.eager
+
+
+def test_patience_multiplies_what_is_waited_for() -> None:
+    usual = heard(AdaptivePause(), HESITATING, 2.0).hold
+    assert heard(AdaptivePause(1.5), HESITATING, 2.0).hold == pytest.approx(1.5 * usual)
+    assert heard(AdaptivePause(100.0), FINISHED, 2.0).hold == CEILING
+    assert heard(AdaptivePause(100.0, ceiling=8.0), FINISHED, 2.0).hold == 8.0
+    assert heard(AdaptivePause(0.001), HESITATING, 2.0).hold == FLOOR
+
+
+def test_the_longer_it_lasts_the_surer_is_the_end() -> None:
+    judge = AdaptivePause()
+    verdicts = [heard(judge, HESITATING, 2.0)]
+    verdicts += [judge.judge(pause(2.0, silence, place)) for place, silence in enumerate(SCHEDULE[1:], 1)]
+    done = [verdict.done for verdict in verdicts]
+    assert done == sorted(done)
+    assert len({verdict.hold for verdict in verdicts}) == 1
+    assert [verdict.eager for verdict in verdicts] == sorted(verdict.eager for verdict in verdicts)
+
+
+def test_who_makes_long_pauses_gets_more_time() -> None:
+    def after(silences: Sequence[float]) -> float:
+        judge = AdaptivePause()
+        for silence in silences:
+            heard(judge, HESITATING, 1.0)
+            judge.resumed(pause(1.0, silence))
+        return heard(judge, FINISHED, 1.0).hold
+
+    assert after([1.2] * 8) > 1.3 * after([0.4] * 8) > 1.6 * after([0.2] * 8)
+
+
+def test_stops_within_words_are_no_pauses_of_the_speaker() -> None:
+    judge = AdaptivePause()
+    usual = heard(judge, HESITATING, 2.0).hold
+    for _ in range(20):
+        judge.resumed(pause(2.0, 0.12))
+    assert judge.judge(pause(2.0, asked=1)).hold == usual
+
+
+def test_after_a_false_end_the_turn_goes_on() -> None:
+    """Two seconds, a false end, half a second more: judged as the end of one turn of three."""
+    judge = AdaptivePause()
+    judge.judge(pause(2.0))
+    judge.ended(pause(2.0, 0.5))
+    judge.resumed(pause(2.0, 0.5))
+    went_on = judge.judge(pause(0.5, number=2)).hold
+    whole = AdaptivePause()
+    whole.judge(pause(2.0))
+    whole.resumed(pause(2.0, 0.5))
+    assert went_on == whole.judge(pause(3.0, number=2)).hold
+
+
+def test_who_answers_in_a_word_is_answered_sooner_each_time() -> None:
+    judge = AdaptivePause()
+    word = FINISHED[: len(FINISHED) // 2]
+    holds = []
+    for _ in range(6):
+        holds.append(heard(judge, word, 0.4).hold)
+        judge.ended(pause(0.4, 0.5))
+    assert holds[0] < 1.8
+    assert holds[5] < 0.9 * holds[0]
+
+
+def test_each_cue_has_the_sign_that_people_give_it() -> None:
+    def of(chunk: float = 1.0, hazard: float = 0.0, **cues: float) -> float:
+        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, **cues}), chunk, hazard)
+
+    plain = of()
+    assert of(height=-1.0) > plain
+    assert of(glide=-4.0) > plain
+    assert of(rise=5.0) > plain
+    assert of(fade=4.0) > plain
+    assert of(drawn=0.3) < plain
+    assert of(chunk=2.0) > plain > of(chunk=0.2)
+    assert of(hazard=1.0) > plain > of(hazard=-5.0)
+    assert of(hazard=-50.0) == of(hazard=-5.0)  # no cue alone decides
+
+
+def test_it_is_asked_when_the_machine_asks() -> None:
+    assert list(SCHEDULE) == sorted(SCHEDULE)
+    assert AdaptivePause().inline
+
+
+@pytest.mark.parametrize("judge", [AdaptivePause(), FixedSilence(), Upstream()])
+def test_nothing_heard_yet_is_no_error(judge: TurnJudge) -> None:
+    verdict = judge.judge(pause(0.0, 0.0))
+    assert 0 <= verdict.done <= 1
+    assert verdict.hold > 0
+    judge.ended(pause(0.0, 0.0))
+    judge.resumed(pause(0.0, 0.0))

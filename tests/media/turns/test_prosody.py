@@ -1,0 +1,106 @@
+"""voicegate.media.turns.prosody: pitch, length and loudness of the last words, on voices of known pitch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from voicegate.media.turns.prosody import NO_CUES, SPAN, Cues, Prosody
+
+RATE = 24_000
+Track = NDArray[np.float64]
+
+
+def vowel(
+    hertz: Track | float, seconds: float, *, gain: Track | float = 1.0, formant: float = 700.0
+) -> bytes:
+    """A buzz with that pitch, strongest about `formant`, s16le."""
+    count = int(seconds * RATE)
+    pitch = (
+        np.broadcast_to(hertz, count)
+        if np.ndim(hertz) == 0
+        else np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(hertz)), hertz)
+    )
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    sound = sum(
+        np.sin(n * phase) * np.exp(-((n * pitch.mean() - formant) ** 2) / 2 / 500**2) for n in range(1, 15)
+    )
+    shape = (
+        gain
+        if np.ndim(gain) == 0
+        else np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(gain)), gain)
+    )
+    return (2500 * shape * sound).clip(-32768, 32767).astype("<i2").tobytes()
+
+
+def semitones(*steps: float, base: float = 150.0) -> Track:
+    return base * 2 ** (np.array(steps) / 12)
+
+
+def noise(seconds: float, amplitude: float) -> Track:
+    return amplitude * np.random.default_rng(3).standard_normal(int(seconds * RATE))
+
+
+@pytest.mark.parametrize("base", [85.0, 120.0, 180.0, 260.0, 400.0])
+def test_a_fall_a_level_and_a_rise(base: float) -> None:
+    fall = Prosody().cues(vowel(semitones(4, 4, 4, 2, -1, base=base), 0.8))
+    level = Prosody().cues(vowel(semitones(0, 0, base=base), 0.8))
+    rise = Prosody().cues(vowel(semitones(0, 0, 0, 0, 5, base=base), 0.8))
+    assert fall.glide < -2.5
+    assert fall.height < 0.5
+    assert abs(level.glide) < 0.1
+    assert level.rise == pytest.approx(0, abs=0.1)
+    assert rise.rise > 3
+    assert rise.glide > 2.5
+
+
+def test_in_noise_too() -> None:
+    fall = np.frombuffer(vowel(semitones(4, 4, 4, 2, -1), 0.8), "<i2").astype(float)
+    loud = (fall + noise(0.8, np.sqrt(np.mean(fall**2)) / 3)).astype("<i2").tobytes()  # 10 dB
+    assert Prosody().cues(loud).glide < -2
+
+
+def test_a_drawn_out_word_and_one_that_is_not() -> None:
+    quick = b"".join(vowel(150, 0.05, formant=formant) for formant in (400, 1500, 600, 1200) * 4)
+    drawn = quick[: len(quick) // 2] + vowel(150, 0.4)
+    assert Prosody().cues(drawn).drawn > 0.25
+    assert Prosody().cues(quick).drawn < 0.15
+
+
+def test_what_grows_softer_fades() -> None:
+    even = Prosody().cues(vowel(150, 0.7)).fade
+    soft = Prosody().cues(vowel(150, 0.7, gain=np.array([1.0, 1.0, 1.0, 0.3]))).fade
+    assert abs(even) < 0.5
+    assert soft > 3
+
+
+def test_height_is_above_the_speakers_own_lowest() -> None:
+    """The same level word is high for one who has been lower before."""
+    speaker = Prosody()
+    for _ in range(8):
+        speaker.cues(vowel(semitones(0, 0, -2, -6), 0.7))
+    assert speaker.cues(vowel(150, 0.7)).height > 2
+    assert Prosody().cues(vowel(150, 0.7)).height < 0.5
+
+
+def test_only_the_end_counts() -> None:
+    end = vowel(semitones(2, 0, -3), SPAN)
+    assert Prosody().cues(vowel(300, 2) + end) == Prosody().cues(end)
+
+
+@pytest.mark.parametrize(
+    "pcm",
+    [b"", bytes(2), bytes(960), bytes(48_000), noise(1, 3000).astype("<i2").tobytes(), vowel(150, 0.03)],
+)
+def test_where_nothing_can_be_told_nothing_is(pcm: bytes) -> None:
+    assert Prosody().cues(pcm) == NO_CUES
+
+
+@given(st.binary(max_size=6_000).map(lambda data: data[: len(data) // 2 * 2]), st.integers(1, 8))
+def test_any_samples_give_finite_cues(data: bytes, times: int) -> None:
+    cues = Prosody().cues(data * times)
+    assert isinstance(cues, Cues)
+    assert np.isfinite(cues).all()
