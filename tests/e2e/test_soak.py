@@ -5,8 +5,8 @@ calls of 20 to 120 s. There are not five minutes to spare in every run of all te
 this takes less than a minute, with 20 calls of 1 to 4 s: half as many set-ups and ends, and less talking.
 
 The short run judges calls, tasks and descriptors. It does not judge memory: measured, the process grows by
-some 0.25 MB a call for the first minute of such churn, and is level from then on. The long run does, and finds
-it when a tenth of the calls stay; for a leak of a megabyte an hour there is `bench/media/soak.py`.
+some 0.25 MB a call for the first minute of such churn, and is level from then on. The long run does, and
+finds it when a tenth of the calls stay; for a leak of a megabyte an hour there is `bench/media/soak.py`.
 """
 
 from __future__ import annotations
