@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import struct
+import weakref
 
 import pytest
 
@@ -197,6 +199,16 @@ class TestEnd:
         assert (len(core), len(core._by_ufrag), len(core._paths)) == (0, 0, 0)
         rig.run(60.0)
         assert core.next_deadline() is None
+
+    def test_ended_calls_are_not_kept_by_their_timers(self) -> None:
+        rig = Rig()
+        ended = []
+        for port in range(2 * MAX_REMEMBERED):
+            _, call_id = rig.call(5000 + port)
+            ended.append(weakref.ref(rig.core.call(call_id)))
+            rig.core.close(call_id, rig.now, EndReason.HANGUP)
+        gc.collect()
+        assert sum(call() is not None for call in ended) <= MAX_REMEMBERED + 1
 
     def test_hang_up_in_the_last_half_round_trip_of_the_handshake(self) -> None:
         rig = Rig(one_way=0.05)

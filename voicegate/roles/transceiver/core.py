@@ -48,6 +48,10 @@ MAX_REMEMBERED = 256
 
 REMEMBER_SECONDS = 60.0
 
+STALE_TIMERS = 4
+"""Timers a call may have in the wheel on average, of which one counts, before the wheel is swept: a call that
+is armed earlier leaves the timer that it had, so some are normal."""
+
 MAX_FAILURES = 16
 """Exceptions kept for the log; a bug that strikes more often than it is read shows itself by its first."""
 
@@ -373,6 +377,10 @@ class TransceiverCore:
             # The release of proto.link: after what was said on this path, in the same bundle.
             self._relays.send(relay, client, b"")
         entry.armed = None
+        if len(self._wheel) > STALE_TIMERS * len(self._calls) + MAX_REMEMBERED:
+            # A timer that is void holds what is left of its call until it is due, half a minute for many.
+            self._wheel[:] = [timer for timer in self._wheel if timer[2].armed == timer[0]]
+            heapq.heapify(self._wheel)
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1
         self.drops.update(entry.call.drops)
