@@ -128,6 +128,17 @@ def test_all_roles_in_one_process_until_a_signal(number: signal.Signals) -> None
         assert json.loads(rest.splitlines()[-1])["event"] == "stopped"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_while_it_ends_change_nothing(number: signal.Signals) -> None:
+    with started() as process:
+        wait_for(process, "voicegate is ready")
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.002)
+        assert process.returncode == 0
+        assert json.loads(process.rest().splitlines()[-1])["event"] == "stopped"
+
+
 def test_a_person_is_told_where_to_go() -> None:
     with started(VOICEGATE_LOG_FORMAT="console") as process:
         assert process.stderr is not None

@@ -113,6 +113,10 @@ def _start_zygote(config: Config, roles: Sequence[Role]) -> Zygote | None:
 
 
 async def _until_signalled(run: Callable[[], Awaitable[None]]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # What holds again behind the receiver, which delivers there what it was not asked for: people and
+        # service managers signal twice, and that is to kill nobody who is about to end well.
+        signal.signal(number, signal.SIG_IGN)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 

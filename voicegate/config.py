@@ -224,9 +224,9 @@ class TurnsConfig(_Section, frozen=True):
     """A turn that is longer is ended; 0: none is."""
     user_idle_seconds: float = 0.0
     """After so much silence of both sides clients and sidebands get `voicegate.turn.user_idle`; 0: never."""
-    pause_upstream: bool = True
+    pause_upstream: bool = False
     """Hold the voice of an agent that detects turns itself at the first sound of a person, until it has
-    decided."""
+    decided. It costs a fifth of a call's CPU, and needs clients that cancel the echo of their loudspeaker."""
     pause_after_seconds: float = 0.06
     """So much voice over the agent's holds it."""
     stop_after_seconds: float = 0.6

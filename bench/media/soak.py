@@ -8,8 +8,8 @@ of them. A line a minute, and the figures so far in bench/results/soak.json, so 
 still tells.
 
 The transceiver's memory is sampled all the time; its slope is a linear regression over what came after the
-warm-up (a sixth of the run, ten minutes at most). Tasks and descriptors are compared without calls: after the
-first ones, and after the last.
+warm-up (a sixth of the run, ten minutes at most). Tasks and descriptors are compared without calls: after a
+minute of them, and after the last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ IDLE_SECONDS = 4.0
 """After which the transceiver gives a vanished client up; all others send 50 packets a second."""
 SAMPLE_SECONDS = 10.0
 WARM_UP_SHARE, WARM_UP_MOST = 1 / 6, 600.0
-FIRST_CALLS = 10
+FIRST_MOST = 150.0
+"""Seconds of the same before it counts, else as long as the run. The transceiver's full garbage collections
+wait for a moment without calls, or for 2,000 ends (`roles/transceiver/garbage.py`): the heap grows with the
+calls between two of them, and is filled again by the next ones."""
 BAD_NETWORK = Quality(loss=0.05, burst=2.0, jitter=0.03)
 BAD_SHARE, CHANNEL_SHARE = 0.2, 0.25
 INTERRUPT = '{"type":"output_audio_buffer.clear"}'
@@ -84,10 +87,10 @@ class Soak:
             return None
         return float(np.polyfit(*zip(*warm, strict=True), 1)[0]) * 3600
 
-    def late_growth_mb(self) -> float:
-        """What the process has grown by in the second half of the run."""
-        half = [mb for at, mb in self.rss if at >= self.seconds / 2]
-        return half[-1] - half[0]
+    def kept_mb(self) -> float:
+        """What the process has grown by, without calls before and after."""
+        assert self.before is not None and self.after is not None
+        return self.after.rss_mb - self.before.rss_mb
 
     def data(self) -> dict[str, object]:
         return {
@@ -231,8 +234,8 @@ def soak(
     ):
         assert gate.agent is not None
         gate.agent.command(behave="interrupted")
-        churn = Churn(gate, fleet, driver, (1.0, 1.5), seed=1)
-        churn.run(FIRST_CALLS, 3.0, lambda at: None)  # what the first calls of a process load, and keep
+        churn = Churn(gate, fleet, driver, lengths, seed=1)
+        churn.run(calls, min(FIRST_MOST, seconds), lambda at: None)
         before = _idle(gate)
         churn = Churn(gate, fleet, driver, lengths, seed=2)
         result = churn.result

@@ -168,11 +168,13 @@ def _nonsense(number: int, ssrc: int, source: random.Random) -> bytes:
         build_rtp(source.randrange(96, 127), True, sequence, number * 960, ssrc ^ 2, b"\xf8\xff\xfe"),
         # A source of its own for every packet.
         build_rtp(111, False, sequence, number, source.getrandbits(32), b"\xf8\xff\xfe"),
-        # Time and numbers out of nowhere.
-        build_rtp(111, False, source.getrandbits(16), source.getrandbits(32), ssrc ^ 2, b"\xf8\xff\xfe"),
-        # Padding (RFC 3550 section 5.1) that is longer than the packet; an extension that goes past it.
+        # Time out of nowhere; numbers that leap and wrap.
+        build_rtp(111, False, sequence, source.getrandbits(32), ssrc ^ 2, b"\xf8\xff\xfe"),
+        build_rtp(111, False, number * 3001 & 0xFFFF, number * 960, ssrc ^ 3, b"\xf8\xff\xfe"),
+        # Padding (RFC 3550 section 5.1) that is longer than the packet; an extension whose element (RFC 8285
+        # section 4.2) goes past its block. What lies about the block itself libsrtp does not even protect.
         b"\xa0" + build_rtp(111, False, sequence, number * 960, ssrc ^ 2, b"abc\xff")[1:],
-        b"\x90" + build_rtp(111, False, sequence, number * 960, ssrc ^ 2, b"\xbe\xde\xff\xff")[1:],
+        b"\x90" + build_rtp(111, False, sequence, number * 960, ssrc ^ 2, b"\xbe\xde\0\1\x1f\0\0\0\xf8")[1:],
         # Reports whose length or count is not theirs (RFC 3550 section 6.4), about whom nobody knows.
         b"\x9f\xc8\x00\x06" + ssrc.to_bytes(4, "big") + source.randbytes(20),
         b"\x81\xc9\x00\x07" + source.randbytes(28),

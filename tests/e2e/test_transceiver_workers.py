@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from tests.support.servers import (
     Gate,
     Server,
     cluster,
-    free_port,
     free_ports,
     script,
     spawn,
@@ -153,26 +153,35 @@ FIRST_ID = 20
 
 
 @pytest.fixture
-def fixed(server: RedisServer, tmp_path: Path) -> Iterator[Server]:
+def settings(server: RedisServer) -> dict[str, str]:
     """A transceiver whose workers have given ids and ports: who takes a place needs what the dead one had."""
-    settings = {
+    return {
         "keys_secrets": f"0:{'f' * 32}",
         "registry_redis": f"redis://127.0.0.1:{server.port}/0",
         "registry_snapshot": "",
         "agent_url": "ws://127.0.0.1:9/v1/realtime",
         "transceiver_id": str(FIRST_ID),
         "transceiver_link_listen": f"127.0.0.1:{free_ports(WORKERS)}",
-        "transceiver_control_listen": f"127.0.0.1:{free_port()}",
+        "transceiver_control_listen": f"127.0.0.1:{free_ports(WORKERS)}",
         "transceiver_workers": str(WORKERS),
     }
-    command = [script("voicegate"), "--role", "transceiver"]
-    running = spawn(NAME, command, tmp_path, settings, ops="")
+
+
+@contextlib.contextmanager
+def _spawned(settings: dict[str, str], directory: Path) -> Iterator[Server]:
+    running = spawn(NAME, [script("voicegate"), "--role", "transceiver"], directory, settings, ops="")
     try:
-        wait_until(lambda: len(_served(running)) == WORKERS, 20, "both workers")
         yield running
     finally:
         running.process.terminate()
         running.process.wait(10)
+
+
+@pytest.fixture
+def fixed(settings: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    with _spawned(settings, tmp_path) as running:
+        wait_until(lambda: len(_served(running)) == WORKERS, 20, "both workers")
+        yield running
 
 
 def _served(server: Server) -> list[object]:
@@ -192,3 +201,31 @@ def test_a_given_id_and_its_ports_are_taken_over_from_the_dead(fixed: Server) ->
         assert _served(fixed)[-1] == FIRST_ID
     assert fixed.process.poll() is None
     assert _names(fixed)["vg-trans-1"] == before["vg-trans-1"], "the other worker serves on"
+
+
+@pytest.mark.parametrize("key", ["link_listen", "control_listen"])
+def test_a_port_of_the_second_worker_that_is_taken_is_a_sentence(
+    key: str, settings: dict[str, str], tmp_path: Path
+) -> None:
+    kind = socket.SOCK_DGRAM if key == "link_listen" else socket.SOCK_STREAM
+    host, port = settings[f"transceiver_{key}"].split(":")
+    with socket.socket(type=kind) as taken, _spawned(settings, tmp_path) as running:
+        taken.bind((host, int(port) + 1))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        assert running.process.wait(20) == 1
+        told = running.log.read_text().splitlines()[-1]
+        assert told.startswith(f"voicegate: [transceiver] {key}: cannot listen on {host}:{int(port) + 1}")
+
+
+def test_an_id_that_somebody_holds_is_a_sentence(
+    settings: dict[str, str], fixed: Server, tmp_path: Path
+) -> None:
+    other = {**settings, "registry_lease_seconds": "3", "transceiver_id": str(FIRST_ID + 1)}
+    other |= {f"transceiver_{key}": "127.0.0.1:0" for key in ("link_listen", "control_listen")}
+    (tmp_path / "other").mkdir()
+    with _spawned(other, tmp_path / "other") as running:
+        assert running.process.wait(20) == 1
+        told = running.log.read_text().splitlines()[-1]
+        assert told == f"voicegate: transceiver id {FIRST_ID + 1} is held by another process: choose another"
+    assert fixed.process.poll() is None

@@ -116,6 +116,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             agent_url=url,
             agent_turn_detection="semantic" if own else "none",
             agent_session=session,
+            turns_pause_upstream="true",
             log_level="debug",
         ) as running,
     ):
@@ -123,7 +124,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_a_hesitation_an_end_a_cough_and_a_barge_in(deployment: Gate, tmp_path: Path) -> None:
-    on_a_quiet_moment(lambda: _converse(deployment, tmp_path))
+    on_a_quiet_moment(lambda: _converse(deployment, tmp_path), deployment)
 
 
 def _converse(deployment: Gate, tmp_path: Path) -> None:

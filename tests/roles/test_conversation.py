@@ -556,7 +556,7 @@ class TestOnARealCall:
         client, call_id = rig.call()
         call = rig.core.call(call_id)
         assert call is not None
-        conversation = Conversation(call)
+        conversation = Conversation(call.media)
         conversation.joined(CLIENT, rig.now)
         conversation.agent_ready(True, rig.now)
         conversation.receive_agent_event(realtime.AudioDelta("r1", "i1", 0, bytes(48_000 * 4)), rig.now)
@@ -582,7 +582,7 @@ class TestOnARealCall:
         _, call_id = rig.call()
         call = rig.core.call(call_id)
         assert call is not None
-        conversation = Conversation(call)
+        conversation = Conversation(call.media)
         rig.run(1.0)
         delta = realtime.AudioDelta("r1", "i1", 0, bytes(9600))
         conversation.receive_agent_event(delta, rig.now)

@@ -56,6 +56,11 @@ def test_a_second_relay_on_the_address_is_refused(transport: str, workers: int) 
     close(opened(2, listen=(taken,)))
 
 
+def test_more_addresses_than_a_worker_can_be_handed_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 249 addresses"):
+        opened(2, listen=("127.0.0.1:0",) * 250)
+
+
 def test_what_was_opened_is_closed_when_the_last_cannot_be() -> None:
     slots = opened(1, listen=("127.0.0.1:0",))
     free, taken = slots[0].addresses()[0], ""

@@ -154,7 +154,7 @@ class TestMedia:
         rig.play(call_id, tone(5.0))
         rig.run(1.0)
         call = rig.core.call(call_id)
-        assert call is not None and call.stop_playing(rig.now)
+        assert call is not None and call.media.stop_playing(rig.now)
         stopped = rig.now
         rig.changed(call_id)
         rig.run(2.0)
@@ -305,9 +305,9 @@ class TestEnd:
         call = rig.core.call(call_id)
         assert call is not None
         rig.core.close(call_id, rig.now, EndReason.HANGUP)
-        call.play(tone(0.01), rig.now)
-        call.end_of_audio(rig.now)
-        assert not call.stop_playing(rig.now)
+        call.media.play(tone(0.01), rig.now)
+        call.media.end_of_audio(rig.now)
+        assert not call.media.stop_playing(rig.now)
 
     def test_a_bug_ends_the_call_that_met_it_and_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rig = Rig()

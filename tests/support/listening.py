@@ -36,4 +36,4 @@ class Listening:
 
 
 def plan(ability: Ability, make: Callable[[], TurnJudge] = FixedSilence, **defaults: Any) -> TurnPlan:
-    return TurnPlan(ability, TurnSettings(**defaults), Listening(make))
+    return TurnPlan(ability, TurnSettings(**defaults), Listening(make), pause_upstream=True)

@@ -138,7 +138,7 @@ class Rig:
         """Let the agent say this now."""
         call = self.core.call(call_id)
         assert call is not None
-        call.play(pcm, self.now)
+        call.media.play(pcm, self.now)
         self.changed(call_id)
 
     def agent(self, call_id: str, kind: str, **fields: Any) -> None:

@@ -4,7 +4,7 @@
     supervisor ◄── Warm ── worker     everything is loaded: it waits for a slot
     supervisor ── Serve ─► worker     a slot, with its sockets
     supervisor ◄─ Report ─ worker     it serves: at once, and then about every REPORT_SECONDS
-    supervisor ◄─ Failed ─ worker     the configuration cannot be used
+    supervisor ◄─ Failed ─ worker     the configuration, or the registry, cannot be used
     supervisor ── Stop ──► worker     end, after what is under way
 
 Either side takes the end of the socket for the end of the other process.

@@ -94,8 +94,9 @@ class Supervisor:
         self._problem = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Started when every slot is served. ConfigError when the workers find that the configuration cannot
-        be used, RuntimeError when a slot is empty and no worker can be started any more."""
+        """Started when every slot is served. ConfigError when the workers find until then that the
+        configuration or the registry cannot be used, RuntimeError when a slot is empty and no worker can be
+        started any more."""
         self._nursery: trio.Nursery
         failure: Exception | None = None
         try:

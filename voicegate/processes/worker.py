@@ -107,11 +107,8 @@ async def _run(config: Config, role: str, make: Callable[[Start], Part], channel
                 await _obey(channel, role, make, Start(config, keys, registry, 0, None, "", b"", []), parts)
                 parts.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
-    except* ConfigError as group:
+    except* (ConfigError, RegistryError) as group:
         channel.send_nowait(Failed(str(logs.first_error(group))))
-        status = 1
-    except* RegistryError as group:
-        _log.error("a worker cannot start", reason=str(logs.first_error(group)))
         status = 1
     return status
 

@@ -15,6 +15,7 @@ from voicegate.config import ConfigError, RelayConfig
 from voicegate.net.listen import listen_problem
 from voicegate.net.streams import open_listener
 from voicegate.net.udp import bind_udp
+from voicegate.processes.messages import MAX_DESCRIPTORS
 from voicegate.proto.address import join_host_port, parse_ip, split_host_port
 
 _MAX_PORT = 65535
@@ -49,6 +50,10 @@ class Sockets:
 def open_sockets(relay: RelayConfig, workers: int) -> list[Sockets]:
     """One `Sockets` for each of `workers` (at least 1). ConfigError, with a sentence, when one cannot be
     had."""
+    if len(relay.listen) >= MAX_DESCRIPTORS:  # a worker is handed them and its link at once
+        raise ConfigError(
+            f"[relay] listen: at most {MAX_DESCRIPTORS - 1} addresses; run another relay for more"
+        )
     opened: list[socket.socket] = []
     try:
         host, port = _parse("link_listen", relay.link_listen)

@@ -116,7 +116,7 @@ def make_call(
         now=now,
     )
     conversation = Conversation(
-        call,
+        call.media,
         session=wishes.session,
         filters={Audience.CLIENT: Filters(wishes.client_events, wishes.server_events)},
         max_client_message=(channel.max_message_size or None) if channel is not None else None,

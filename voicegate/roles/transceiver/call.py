@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable
 from enum import Enum
 
-from voicegate.media.sound import Line
 from voicegate.proto.address import ClientAddress
 from voicegate.proto.datachannel import MessageRejected
 from voicegate.proto.demux import Kind, is_rtcp, kind
@@ -28,6 +26,7 @@ from voicegate.proto.errors import BadPacket
 from voicegate.proto.ice import IceLite
 from voicegate.proto.srtp import SrtpSession
 from voicegate.roles.transceiver.audio import CallAudio
+from voicegate.roles.transceiver.call_sound import CallSound
 from voicegate.roles.transceiver.channel import ChannelParameters, EventsChannel, Notice
 from voicegate.roles.transceiver.life import (
     CLOSE_SECONDS,
@@ -74,6 +73,8 @@ class Call:
         self.call_id = call_id
         self.state = CallState.CONNECTING
         self.audio = audio
+        self.media = CallSound(audio, self._send_audio)
+        """What a conversation has of this call."""
         self.client: ClientAddress | None = None
         """Where our output goes."""
         self.milestones: dict[str, float] = {"allocated": now}
@@ -168,66 +169,6 @@ class Call:
         audio = self.audio.others_deadline()
         return audio if audio < self._chores_at else self._chores_at
 
-    def play(self, pcm: bytes, now: float) -> None:
-        """Queue the agent's audio (as `audio.line.said`); it waits until the client is connected."""
-        if self.ended is None:
-            self.audio.play(pcm, now)
-            if self._srtp is not None:
-                self._drain_audio()
-
-    def end_of_audio(self, now: float) -> None:
-        """The agent has said all of this response; a last partial frame may go."""
-        if self.ended is None:
-            self.audio.end_of_audio(now)
-            if self._srtp is not None:
-                self._drain_audio()
-
-    def stop_playing(self, now: float) -> bool:
-        """Drop what is queued for the client, at once. True when there was something."""
-        return self.ended is None and self.audio.stop_playing(now)
-
-    def pause_playing(self, now: float) -> None:
-        """Send no more of the agent's audio; nothing is lost."""
-        if self.ended is None:
-            self.audio.pause_playing(now)
-
-    def resume_playing(self, now: float) -> None:
-        """Go on from the next sample."""
-        if self.ended is None:
-            self.audio.resume_playing(now)
-            if self._srtp is not None:
-                self._drain_audio()
-
-    def listen_to_output(self, listener: Callable[[bytes, float], None] | None) -> None:
-        self.audio.listen_to_output(listener)
-
-    # What a conversation asks (playback.CallMedia)
-
-    @property
-    def listening(self) -> bool:
-        return self.audio.listening
-
-    @property
-    def line(self) -> Line:
-        return self.audio.line
-
-    @property
-    def played_samples(self) -> int:
-        return self.audio.played_samples
-
-    @property
-    def queued_samples(self) -> int:
-        return self.audio.queued_samples
-
-    def heard_until(self) -> float | None:
-        return self.audio.heard_until()
-
-    def flush_microphone(self, now: float) -> None:
-        self.audio.flush_microphone(now)
-
-    def drop_microphone(self, now: float) -> None:
-        self.audio.drop_microphone(now)
-
     def close(self, now: float, reason: EndReason, detail: str = "") -> None:
         """End the call: RTCP BYE, the data channel's close and close_notify go out, and all is freed.
 
@@ -236,6 +177,7 @@ class Call:
         if self.ended is not None:
             return
         self.ended = Ended(reason, detail)
+        self.media.over = True
         self.milestones["ended"] = now
         if self._srtp is not None:
             self.audio.say_bye(now)
@@ -460,6 +402,10 @@ class Call:
         while (datagram := self._dtls.poll_transmit()) is not None:
             if self.client is not None:
                 self._transmit(self.client, datagram)
+
+    def _send_audio(self) -> None:
+        if self._srtp is not None:
+            self._drain_audio()
 
     def _drain_audio(self) -> None:
         assert self._srtp is not None and self.client is not None, "audio is drained only when active"

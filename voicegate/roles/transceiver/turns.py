@@ -55,7 +55,7 @@ class TurnPlan:
     """What holds where the session says nothing."""
     listening: Listening | None = None
     """None: nothing listens, and only modes upstream and manual can be had."""
-    pause_upstream: bool = True
+    pause_upstream: bool = False
 
 
 NO_PLAN: Final = TurnPlan()
