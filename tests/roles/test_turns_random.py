@@ -19,6 +19,7 @@ from voicegate.roles.transceiver.detection import Ability
 
 TALK = st.tuples(st.just("talk"), st.sampled_from([200, 400, 900, 1500]))
 HUSH = st.tuples(st.just("hush"), st.sampled_from([100, 300, 700, 1500]))
+ACTIVE = "conversation_already_has_active_response"
 COMMITTED = st.tuples(st.just("committed"))
 MODE = st.tuples(
     st.just("mode"),
@@ -32,8 +33,9 @@ MODE = st.tuples(
     ),
 )
 HEARD = st.tuples(st.just("stopped"))
+BUSY = st.tuples(st.just("busy"))
 TALKS = st.lists(
-    st.one_of(*[TALK, HUSH] * 3, COMMITTED, MODE, HEARD, ACTIONS.flatmap(lambda a: st.sampled_from(a))),
+    st.one_of(*[TALK, HUSH] * 3, COMMITTED, MODE, HEARD, BUSY, ACTIONS.flatmap(lambda a: st.sampled_from(a))),
     min_size=5,
     max_size=25,
 )
@@ -71,6 +73,15 @@ class Talking(Random):
             case ("mode", session):
                 scene.say("session.update", session=session)
                 scene.agent("session.updated", session=scene.asked("session.update")[-1]["session"])
+            case ("busy",):
+                for create in scene.asked("response.create")[-1:]:
+                    error = {
+                        "type": "invalid_request_error",
+                        "code": ACTIVE,
+                        "message": "Wait.",
+                        "param": None,
+                    }
+                    scene.agent("error", error={**error, "event_id": create.get("event_id")})
             case ("stopped",):
                 scene.agent("input_audio_buffer.speech_stopped", audio_end_ms=0, item_id="u")
             case _:
