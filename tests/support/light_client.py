@@ -442,6 +442,7 @@ def opus_frames(sound: speech.Sound, *, bitrate: int = 32_000) -> list[bytes]:
 
 def listen(heard: Sequence[Heard]) -> speech.Sound:
     """What was heard, as sound at 48 kHz with each packet at its media timestamp."""
+    heard = tuple(heard)  # it may grow meanwhile
     if not heard:
         return speech.silence(0)
     decoder = av.CodecContext.create("libopus", "r")

@@ -15,6 +15,8 @@ OPUS_SILENCE: Final = b"\xf8\xff\xfe"
 """20 ms of CELT silence, as libopus makes them."""
 MAX_SPEECH_SECONDS: Final = 600.0
 """29 MB of PCM while it is encoded."""
+_LOUDNESS = 5000.0
+"""Root of the mean square: -16 dBFS, a voice close to its microphone."""
 _VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (570, 840, 2410), (530, 1840, 2480), (300, 870, 2240))
 """Formants in Hz: Peterson and Barney 1952, a man's /ɑ i ɔ ɛ u/."""
 _SYLLABLE_SECONDS = 0.24
@@ -69,29 +71,33 @@ def read_speech(path: str) -> bytes:
 def synthetic_speech(seconds: float = 1.6) -> bytes:
     """Syllables of a voice, 24 kHz s16le mono: enough for a voice activity detector, without words.
 
-    A pulse train with a falling pitch goes through three resonators at the formants of a vowel.
+    A pulse train with a falling pitch goes through three resonators at the formants of a vowel. All syllables
+    are equally loud: a detector takes what is far below a speaker's usual level for the room.
     """
     samples = array("h")
+    total = round(seconds * PCM_RATE / FRAME_SAMPLES) * FRAME_SAMPLES
     length = int(_SYLLABLE_SECONDS * PCM_RATE)
     phase = 0.0
     memory = [[0.0, 0.0] for _ in range(3)]
-    for at in range(round(seconds * PCM_RATE / FRAME_SAMPLES) * FRAME_SAMPLES):
-        syllable, place = divmod(at, length)
-        if place == 0:
-            vowel = _VOWELS[syllable % len(_VOWELS)]
-            filters = [_resonator(formant, 60 + 20 * number) for number, formant in enumerate(vowel)]
-        pitch = 140 - 25 * at / (seconds * PCM_RATE) + 6 * math.sin(2 * math.pi * at / PCM_RATE * 4)
-        phase += pitch / PCM_RATE
-        pulse = 0.0
-        if phase >= 1:
-            phase -= 1
-            pulse = 1.0
-        value = pulse
-        for (gain, first, second), state in zip(filters, memory, strict=True):
-            value = gain * value + first * state[0] + second * state[1]
-            state[1], state[0] = state[0], value
-        envelope = min(1.0, 6 * math.sin(math.pi * place / length) ** 2)
-        samples.append(max(-32_767, min(32_767, int(value * envelope * 30_000))))
+    for start in range(0, total, length):
+        vowel = _VOWELS[start // length % len(_VOWELS)]
+        filters = [_resonator(formant, 60 + 20 * number) for number, formant in enumerate(vowel)]
+        syllable = []
+        for place in range(min(length, total - start)):
+            at = start + place
+            pitch = 140 - 25 * at / (seconds * PCM_RATE) + 6 * math.sin(2 * math.pi * at / PCM_RATE * 4)
+            phase += pitch / PCM_RATE
+            value = 0.0
+            if phase >= 1:
+                phase -= 1
+                value = 1.0
+            for (gain, first, second), state in zip(filters, memory, strict=True):
+                value = gain * value + first * state[0] + second * state[1]
+                state[1], state[0] = state[0], value
+            syllable.append(value * min(1.0, 6 * math.sin(math.pi * place / length) ** 2))
+        power = sum(value * value for value in syllable) / len(syllable)
+        scale = _LOUDNESS / math.sqrt(power) if power else 0.0
+        samples.extend(max(-32_767, min(32_767, int(value * scale))) for value in syllable)
     return samples.tobytes()
 
 
