@@ -108,7 +108,7 @@ def test_a_flood_of_junk_costs_the_calls_beside_it_next_to_nothing(gate: Gate) -
         f" without them {base[0]:.3%} up, {base[1]:.3%} down; {dropped}\n"
     )
     assert flood.answers == 0, "something was sent back to a stranger"
-    assert rate >= 0.9 * JUNK_PER_SECOND, f"this machine made only {rate:.0f} junk packets a second"
+    assert rate >= 0.8 * JUNK_PER_SECOND, f"this machine made only {rate:.0f} junk packets a second"
     assert up <= MAX_LOSS and down <= MAX_LOSS
 
 
