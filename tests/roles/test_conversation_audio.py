@@ -50,6 +50,8 @@ def test_more_than_ten_minutes_at_once_are_cut_and_can_be_interrupted() -> None:
     playout = scene.audio.statistics()["playout"]
     assert isinstance(playout, dict)
     assert playout["overflow_samples"] == pytest.approx(60 * 24_000, abs=480)
+    [error] = scene.of("error")
+    assert error["error"]["code"] == "agent_audio_overflow" and "600 s" in error["error"]["message"]
     scene.run(1.0)
     scene.speech()
     assert scene.audio.queued_samples == 0

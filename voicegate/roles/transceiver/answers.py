@@ -21,10 +21,13 @@ class Answers:
         self.responses = Responses()
         self._upstream = upstream
 
-    def play(self, delta: AudioDelta, now: float) -> None:
+    def play(self, delta: AudioDelta, now: float) -> bool:
+        """Whether all of it is kept; it is false once for each response."""
         response_id = delta.response_id or self.responses.latest()
+        before = self.playback.overflowing
         if self.responses.may_play(response_id):
             self.playback.play(response_id, delta.item_id, delta.content_index, delta.pcm, now)
+        return self.playback.overflowing == before
 
     def audio_done(self, done: AudioDone, now: float) -> None:
         self.playback.audio_done(done.response_id or self.responses.latest(), done.item_id, now)

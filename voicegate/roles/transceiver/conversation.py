@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from voicegate.media.playout import DEFAULT_LIMIT_SECONDS
 from voicegate.media.recording import Tap
 from voicegate.media.sound import PCM
 from voicegate.media.turns.plugins import Verdict
@@ -72,6 +73,10 @@ of pause, W3C WebRTC section 7.2), and a number has some 20 digits."""
 
 MAX_APPEND: Final = 10 * 1000 * realtime.BYTES_PER_MS
 """Bytes of audio in one event, where turns are detected here: a few ms of work in one piece."""
+
+_TOO_MUCH_AUDIO: Final = (
+    f"The agent is more than {DEFAULT_LIMIT_SECONDS:.0f} s ahead of what is heard: the rest is not played."
+)
 
 
 class Conversation:
@@ -164,7 +169,8 @@ class Conversation:
             self._tap.note("agent", event.raw)
         match event:
             case AudioDelta():
-                self._answers.play(event, now)
+                if not self._answers.play(event, now):
+                    self._outbox.report("agent_audio_overflow", _TOO_MUCH_AUDIO)
             case AudioDone():
                 self._pass("response.output_audio.done", event.raw)
                 self._answers.audio_done(event, now)

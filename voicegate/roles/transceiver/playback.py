@@ -108,6 +108,8 @@ class Playback:
     def __init__(self, media: CallMedia, *, client_delay: float = CLIENT_DELAY) -> None:
         self.dropped_deltas = 0
         """Deltas beyond MAX_VOICES or MAX_PIECES."""
+        self.overflowing = ""
+        """The last response of which there was too much to keep."""
         self._media = media
         self._delay = client_delay
         self._voices: dict[str, _Voice] = {}
@@ -133,7 +135,10 @@ class Playback:
             piece = voice.pieces[item_id, content_index] = _Piece()
         self._media.play(pcm, now)
         voice.end = self._position()
-        piece.add(start, voice.end, self._media.line.said.samples(pcm))
+        samples = self._media.line.said.samples(pcm)
+        if voice.end - start < samples:
+            self.overflowing = response_id
+        piece.add(start, voice.end, samples)
         self.advance(now)
 
     def audio_done(self, response_id: str, item_id: str, now: float) -> None:
