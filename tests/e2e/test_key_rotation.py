@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -38,7 +39,8 @@ def test_secrets_rotate_under_live_calls(tmp_path: Path) -> None:
 
 
 def rotate(parent: Path, name: str) -> float:
-    """Add, mint, retire while calls go on and others begin; the longest gap that any of them heard."""
+    """Add, mint, retire while calls go on and others begin; the longest gap that any of them heard, infinite
+    when packets were lost on the way to the transceivers."""
     directory = parent / name
     directory.mkdir()
     said = speech.say("Nobody notices that the locks are changed while we are talking.")
@@ -84,7 +86,7 @@ def rotate(parent: Path, name: str) -> float:
         assert not [one.closed for one in calls if one.closed], "a call was lost"
         assert gate.metrics().total("voicegate_transceiver_calls") == len(calls)
         assert sum(one.lost() for one in calls) == 0
-        assert all(one.reported_lost == 0 for one in old), "packets were lost on the way to the transceivers"
+        heard_there = all(one.reported_lost == 0 for one in old)
         assert fleet.hang_up(old[0]) == 404, "as `--leaked` said"
         for one in calls[-3:]:
             assert fleet.hang_up(one) == 200
@@ -92,7 +94,7 @@ def rotate(parent: Path, name: str) -> float:
             fleet.close(one)
         assert_nothing_left(gate)
         assert not gate.log_lines(level="error")
-        return max(_longest_gap(one) for one in calls)
+        return max(_longest_gap(one) for one in calls) if heard_there else math.inf
 
 
 def _keys(gate: Gate, file: Path, *arguments: str, expect: int | None = None) -> str:
