@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -375,10 +376,41 @@ def _from_text(variable: str, text: str, kind: Any) -> Any:
             return msgspec.json.decode(text, type=list[dict[str, Any]])
         return msgspec.convert(text, type=kind, strict=False)
     except (ValueError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{variable}: {error}") from error
+        raise ConfigError(f"{variable}: {error}{_remedy(str(error), kind)}") from error
 
 
 def _in_words(error: str) -> str:
     """`Expected `int`, got `str` - at `$.relay.max_flows`` -> `relay.max_flows: Expected ...`."""
     message, _, path = error.partition(" - at `$.")
-    return f"{path.rstrip('`')}: {message}" if path else message
+    path = path.rstrip("`")
+    return f"{path}: {message}{_remedy(message, _kind(path))}" if path else message
+
+
+def _kind(path: str) -> Any:
+    """The type of what is at `signaling.keys[0].record`; None when there is none."""
+    kind: Any = Config
+    for name in re.sub(r"\[[^]]*\]", "", path).split("."):
+        if get_origin(kind) is tuple:
+            kind = get_args(kind)[0]
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return None
+        kind = next((key.type for key in msgspec.structs.fields(kind) if key.name == name), None)
+    return kind
+
+
+def _remedy(message: str, kind: Any) -> str:
+    """What to write instead, where msgspec says only what was wrong."""
+    if "Invalid enum value" in message:
+        return f"; write one of {', '.join(_choices(kind))}" if _choices(kind) else ""
+    if message == "Expected `array`, got `str`":
+        return '; write a list, as in ["..."]'
+    return ""
+
+
+def _choices(kind: Any) -> list[str]:
+    """What may be written for a `Literal`, or for a number that may be a word as well."""
+    if kind is int:
+        return ["a number"]
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    return [choice for part in get_args(kind) for choice in _choices(part)]

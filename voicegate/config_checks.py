@@ -261,8 +261,11 @@ def _check_turns(config: Config) -> Iterator[str]:
     if turns.judge == "upstream" and config.agent.turn_detection == "none":
         yield "turns.judge is upstream, but agent.turn_detection is none: there is no commit to wait for"
     model = turns.smart_turn_model
+    if turns.judge == "smart-turn" and not model:
+        yield "turns.smart_turn_model is empty: the judge smart-turn needs its ONNX file"
+        return
     if turns.judge == "smart-turn" and not os.path.isfile(model):
-        yield f"turns.smart_turn_model: {model or 'empty'} is not a file; the judge smart-turn reads it"
+        yield f"turns.smart_turn_model: {model} is not a file; the judge smart-turn reads it"
         return
     if turns.judge != "smart-turn" and model:
         yield f"turns.smart_turn_model is set, but turns.judge is {turns.judge}: write smart-turn"
@@ -280,7 +283,8 @@ def _check_signaling(signaling: SignalingConfig) -> Iterator[str]:
     if not problems and not signaling.has_keys:
         host, _ = parse_listen(signaling.listen)
         if not ipaddress.ip_address(host).is_loopback:
-            yield f"signaling.listen {signaling.listen} is not loopback: that needs signaling.api_keys"
+            needs = "signaling.api_keys or signaling.keys"
+            yield f"signaling.listen {signaling.listen} is not loopback: that needs {needs}"
     if any(not key.strip() or len(key) < 16 for key in signaling.api_keys):
         yield "signaling.api_keys: a key must have at least 16 characters"
     yield from _check_key_tables(signaling)

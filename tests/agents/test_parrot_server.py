@@ -272,7 +272,7 @@ def test_as_a_process_it_says_why_it_cannot(capsys: pytest.CaptureFixture[str]) 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--listen", f"127.0.0.1:{port}"]) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use\n" in capsys.readouterr().err
     assert main(["--listen", "nowhere"]) == 1
 
 
