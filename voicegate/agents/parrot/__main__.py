@@ -45,18 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         trio.run(_until_signalled, serve)
     except* (OSError, ValueError) as failed:
-        failures = [_first(failed)]
+        failures = [_reason(failed)]
     if failures:
         sys.stderr.write(f"parrot: cannot listen on {options.listen}: {failures[0]}\n")
         return 1
     return 0
 
 
-def _first(failed: BaseExceptionGroup[BaseException]) -> str:
-    """What went wrong, without the nurseries around it."""
-    error: BaseException = failed
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+def _reason(failed: BaseException) -> str:
+    error = logs.first_error(failed)
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
