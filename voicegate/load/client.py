@@ -61,15 +61,18 @@ class Voice:
         """Of the packet that is due next."""
         self.frame_samples = FRAME_SAMPLES
         """On the RTP clock of what the talk speaks."""
-        self._sequence = random.getrandbits(15)  # RFC 3711 section 3.3.1, see srtp.MAX_FIRST_SEQUENCE
+        self._next_sequence = random.getrandbits(15)  # RFC 3711 section 3.3.1, see srtp.MAX_FIRST_SEQUENCE
         self._timestamp = random.getrandbits(32)
 
     def packet(self, payload_type: int, payload: bytes) -> bytes:
-        """The RTP packet of this place."""
+        """The RTP packet of this place. Numbers count what is sent (RFC 3550 section 5.1): a place that is
+        not said is no loss of the network's."""
+        sequence = self._next_sequence
+        self._next_sequence = (sequence + 1) & 0xFFFF
         return rtp.build_rtp(
             payload_type,
             self.place == 0,
-            (self._sequence + self.place) & 0xFFFF,
+            sequence,
             self.timestamp,
             self.ssrc,
             payload,
