@@ -24,7 +24,7 @@ SOUND = Overlap(
     paused=False,
 )
 HELD = replace(SOUND, paused=True)
-LONG = replace(HELD, seconds=0.7, voiced=0.58, strong=0.4, pitched=0.3)
+LONG = replace(HELD, seconds=0.8, voiced=0.68, strong=0.4, pitched=0.3)
 QUIET = replace(LONG, loudness=-20.0)
 
 
@@ -53,17 +53,17 @@ QUIET = replace(LONG, loudness=-20.0)
         (replace(HELD, remaining=0.5, seconds=0.6, silence=0.4), Action.RESUME, "short"),
         (LONG, Action.STOP, "duration"),
         (replace(LONG, loudness=None), Action.STOP, "duration"),
-        (replace(LONG, voiced=0.5), Action.IGNORE, "waiting"),
-        (replace(LONG, voiced=0.4, loudness=6.0), Action.STOP, "duration"),
-        (replace(LONG, voiced=0.36, loudness=20.0), Action.IGNORE, "waiting"),
+        (replace(LONG, voiced=0.64), Action.IGNORE, "waiting"),
+        (replace(LONG, voiced=0.5, loudness=6.0), Action.STOP, "duration"),
+        (replace(LONG, voiced=0.46, loudness=20.0), Action.IGNORE, "waiting"),
         (replace(LONG, loudness=-2.0), Action.IGNORE, "waiting"),
-        (replace(LONG, voiced=0.64, loudness=-2.0), Action.STOP, "duration"),
-        (replace(QUIET, voiced=0.84, seconds=0.9), Action.IGNORE, "waiting"),
-        (replace(QUIET, voiced=0.88, seconds=0.9), Action.STOP, "duration"),
+        (replace(LONG, voiced=0.74, loudness=-2.0), Action.STOP, "duration"),
+        (replace(QUIET, voiced=0.94, seconds=1.0), Action.IGNORE, "waiting"),
+        (replace(QUIET, voiced=0.98, seconds=1.0), Action.STOP, "duration"),
         (replace(LONG, paused=False), Action.STOP, "duration"),
-        (replace(LONG, strong=0.57), Action.RESUME, "background"),
-        (replace(LONG, strong=0.57, paused=False), Action.IGNORE, "background"),
-        (replace(LONG, strong=0.57, said="no, wait"), Action.STOP, "words"),
+        (replace(LONG, strong=0.66), Action.RESUME, "background"),
+        (replace(LONG, strong=0.66, paused=False), Action.IGNORE, "background"),
+        (replace(LONG, strong=0.66, said="no, wait"), Action.STOP, "words"),
         (replace(LONG, pitched=0.14), Action.IGNORE, "waiting"),
         (replace(LONG, seconds=2.0, voiced=1.6, pitched=0.1), Action.IGNORE, "waiting"),
         (replace(LONG, seconds=60.0, voiced=1.6), Action.STOP, "duration"),

@@ -35,7 +35,7 @@ class InterruptionSettings:
     """Of a voice that is softer than `soft`."""
     soft: float = -10.0
     """dB beside what is usual of this person: an echo, or other people, far more often than they."""
-    stop_after: float = 0.56
+    stop_after: float = 0.66
     """Of voice as loud as this person's usually is ..."""
     per_decibel: float = 0.03
     """... for each dB that it is louder so much less, and so much more for each that it is softer."""
