@@ -30,6 +30,7 @@ OVERLAP = Overlap(
     voiced=0.3,
     strong=0.3,
     pitched=0.2,
+    syllables=1,
     silence=0.0,
     level=-20,
     loudness=None,

@@ -220,6 +220,7 @@ class Agent:
             voiced=overlap.voiced,
             strong=strong,
             pitched=pitched,
+            syllables=overlap.syllables,
             silence=(position - overlap.last_voice) / PCM_RATE + self._microphone.missing(now),
             level=level,
             loudness=None if usual is None else level - usual,

@@ -36,9 +36,11 @@ class InterruptionSettings:
     soft: float = -10.0
     """dB beside what is usual of this person: an echo, or other people, far more often than they."""
     stop_after: float = 0.66
-    """Of voice as loud as this person's usually is ..."""
+    """Of voice as loud as this person's usually is, in two syllables ..."""
     per_decibel: float = 0.03
-    """... for each dB that it is louder so much less, and so much more for each that it is softer."""
+    """... for each dB that it is louder so much less, and so much more for each that it is softer ..."""
+    per_syllable: float = 0.08
+    """... and so much less for each syllable beyond, up to four; more for a single one."""
     stop_pitched: float = 0.16
     """Of it strong and with a pitch: a cough has less, and so have a click and what others say beside it."""
     stop_after_acknowledgements: float = 1.5
@@ -63,6 +65,8 @@ class InterruptionSettings:
 _SOFTEST: Final = -10.0
 _LOUDEST: Final = 6.0
 """dB beside the usual loudness, beyond which nothing changes."""
+_SYLLABLES: Final = 4
+"""More of them are no clearer."""
 
 
 class DefaultPolicy:
@@ -112,8 +116,9 @@ class DefaultPolicy:
         settings = self.settings
         enough = settings.stop_after_acknowledgements if acknowledgement else settings.stop_after
         louder = max(_SOFTEST, min(_LOUDEST, overlap.loudness or 0.0))
+        more = min(overlap.syllables, _SYLLABLES) - 2
         return (
-            overlap.voiced >= enough - settings.per_decibel * louder
+            overlap.voiced >= enough - settings.per_decibel * louder - settings.per_syllable * more
             and overlap.pitched >= settings.stop_pitched
             and overlap.density >= settings.density
         )

@@ -119,6 +119,8 @@ class Overlap:
     """Seconds of that voice that are nearly as loud as its loudest: little of a cough, much of speech ..."""
     pitched: float
     """... and of these, the ones that have a pitch: next to none of a cough, most of speech."""
+    syllables: int
+    """In it so far, about: acknowledgements have one or two."""
     silence: float
     """Seconds since the last such voice."""
     level: float
