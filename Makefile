@@ -63,12 +63,18 @@ check: .venv/.dev
 	step mypy; \
 	step lint-imports
 
+# What needs no second process shares the machine's cores; what measures time has it for itself.
 test: system-test check
-	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m pytest $(TESTS)
+	@export PATH="$$PWD/.venv/bin:$$PATH"; \
+	if test -n "$(TESTS)"; then exec $(PY) -m pytest $(TESTS); fi; \
+	status=0; \
+	$(PY) -m pytest -n auto --dist loadfile -m "not e2e" || status=$$?; \
+	$(PY) -m pytest -m e2e || status=$$?; \
+	exit $$status
 
 # The quick half, for the edit-and-run loop: no browser, no Redis, no second process.
 unit: .venv/.dev
-	@$(PY) -m pytest -q -m "not e2e" $(TESTS)
+	@$(PY) -m pytest -q -n auto --dist loadfile -m "not e2e" $(TESTS)
 
 bench: .venv/.dev system-test
 	@PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m bench.bench_calls

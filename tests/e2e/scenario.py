@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from tests.support import speech
 from tests.support.speech import RATE, Sound
 
-FIRST = "The quick brown fox jumps over the lazy dog near the river bank."
-SECOND = (
-    "Peter Piper picked a peck of pickled peppers, and then he carried every one of them all the way home."
-)
-THIRD = "Wait a moment please, I would like to say something else now."
+FIRST = "The quick brown fox jumps over the lazy dog."
+SECOND = "Peter Piper picked a peck of pickled peppers, and carried every one of them home."
+THIRD = "Wait a moment, I want to say something else now."
 
 LEAD = 1.0
 TURN_END = 0.7

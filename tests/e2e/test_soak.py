@@ -2,7 +2,7 @@
 
 The real thing is five minutes of ordinary churn: `make soak`, which is VOICEGATE_SOAK_SECONDS=300, with 50
 calls of 20 to 120 s. There are not five minutes to spare in every run of all tests, so without that variable
-this takes less than a minute, with 20 calls of 1 to 4 s: half as many set-ups and ends, and less talking.
+this takes half a minute, with 20 calls of 1 to 4 s: half as many set-ups and ends, and less talking.
 
 The short run judges calls, tasks and descriptors. It does not judge memory: measured, the process grows by
 some 0.25 MB a call for the first minute of such churn, and is level from then on. The long run does, and
@@ -19,7 +19,7 @@ import pytest
 from bench.media.soak import soak
 
 SECONDS = float(os.environ.get("VOICEGATE_SOAK_SECONDS", "0"))
-SHORT_SECONDS = 13.0
+SHORT_SECONDS = 10.0
 
 pytestmark = [
     pytest.mark.e2e,

@@ -38,8 +38,7 @@ def press(rig: Rig, client: LightCall, key: str, *, payload: bytes = b"", frames
     for n in range(frames + 3):
         event = TelephoneEvent(KEYS.index(key), n >= frames, 10, 960 * min(n + 1, frames + 1))
         told = payload or build_telephone_event(event)
-        sequence = (voice._sequence + voice.place) & 0xFFFF
-        packet = build_rtp(KEYPAD, n == 0, sequence, begun, voice.ssrc, told)
+        packet = build_rtp(KEYPAD, n == 0, voice.number(), begun, voice.ssrc, told)
         client.send_raw(client.srtp.protect_rtp(packet))
         rig.run(0.02)  # in which the client's own place in time goes on
     voice.talk = talk

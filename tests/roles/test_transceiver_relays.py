@@ -403,7 +403,7 @@ def test_a_path_names_who_brought_a_packet_or_a_successor_of_that(steps: list[tu
     paths = Paths(Counter())
     relays = bare_relays(paths=paths)
     entries = [
-        Entry(_Call(), None, bytes([65 + index]) * 23, "", index)  # type: ignore[arg-type]
+        Entry(_Call(), None, bytes([65 + index]) * 23, "")  # type: ignore[arg-type]
         for index in range(4)
     ]
     allowed: dict[tuple[int, ClientAddress], set[str]] = {}

@@ -65,18 +65,15 @@ class Voice:
         self._timestamp = random.getrandbits(32)
 
     def packet(self, payload_type: int, payload: bytes) -> bytes:
-        """The RTP packet of this place. Numbers count what is sent (RFC 3550 section 5.1): a place that is
-        not said is no loss of the network's."""
+        """The RTP packet of this place, which must then be sent."""
+        return rtp.build_rtp(payload_type, self.place == 0, self.number(), self.timestamp, self.ssrc, payload)
+
+    def number(self) -> int:
+        """The next sequence number. They count what is sent (RFC 3550 section 5.1): a place that is not said
+        is no loss of the network's."""
         sequence = self._next_sequence
         self._next_sequence = (sequence + 1) & 0xFFFF
-        return rtp.build_rtp(
-            payload_type,
-            self.place == 0,
-            sequence,
-            self.timestamp,
-            self.ssrc,
-            payload,
-        )
+        return sequence
 
     @property
     def timestamp(self) -> int:

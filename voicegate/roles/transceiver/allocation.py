@@ -78,7 +78,6 @@ def make_call(
     random: Callable[[], float],
     now: float,
     wall_offset: float,
-    serial: int,
 ) -> tuple[Entry, str]:
     """A call and the SDP answer that invites to it. Raises BadOffer."""
     assert len(entropy) == ENTROPY_LENGTH, "ids and initial values are cut from it below"
@@ -123,7 +122,7 @@ def make_call(
         formats=wishes.formats,
         turns=wishes.turns,
     )
-    return Entry(call, conversation, ufrag.encode(), wishes.key_id, serial), answer
+    return Entry(call, conversation, ufrag.encode(), wishes.key_id), answer
 
 
 def _make_audio(

@@ -177,7 +177,7 @@ class Call:
         if self.ended is not None:
             return
         self.ended = Ended(reason, detail)
-        self.media.over = True
+        self.media.close()
         self.milestones["ended"] = now
         if self._srtp is not None:
             self.audio.say_bye(now)

@@ -9,12 +9,15 @@ from voicegate.roles.transceiver.audio import CallAudio
 
 
 class CallSound:
-    """`send`: what the audio has ready is to leave now. Nothing is said any more once the call is `over`."""
+    """`send`: what the audio has ready is to leave now. Nothing is said any more once the call is over."""
 
     def __init__(self, audio: CallAudio, send: Callable[[], None]) -> None:
-        self.over = False
         self._audio = audio
-        self._send = send
+        self._send: Callable[[], None] | None = send
+
+    def close(self) -> None:
+        """The call is over."""
+        self._send = None  # the call's own: with it neither would be free before a full garbage collection
 
     @property
     def listening(self) -> bool:
@@ -37,28 +40,28 @@ class CallSound:
 
     def play(self, pcm: bytes, now: float) -> None:
         """Queue the agent's audio (as `line.said`); it waits until the client is connected."""
-        if not self.over:
+        if self._send is not None:
             self._audio.play(pcm, now)
             self._send()
 
     def end_of_audio(self, now: float) -> None:
         """The agent has said all of this response; a last partial frame may go."""
-        if not self.over:
+        if self._send is not None:
             self._audio.end_of_audio(now)
             self._send()
 
     def stop_playing(self, now: float) -> bool:
         """Drop what is queued for the client, at once. True when there was something."""
-        return not self.over and self._audio.stop_playing(now)
+        return self._send is not None and self._audio.stop_playing(now)
 
     def pause_playing(self, now: float) -> None:
         """Send no more of the agent's audio; nothing is lost."""
-        if not self.over:
+        if self._send is not None:
             self._audio.pause_playing(now)
 
     def resume_playing(self, now: float) -> None:
         """Go on from the next sample."""
-        if not self.over:
+        if self._send is not None:
             self._audio.resume_playing(now)
             self._send()
 

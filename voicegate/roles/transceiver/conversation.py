@@ -57,7 +57,6 @@ from voicegate.roles.transceiver.reading import (
 from voicegate.roles.transceiver.responses import Ended
 from voicegate.roles.transceiver.session import INTERNAL_ID, SessionUpdates
 from voicegate.roles.transceiver.session_talk import SessionTalk
-from voicegate.roles.transceiver.strip import without_audio
 from voicegate.roles.transceiver.turn_events import WATCH
 from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan, Turns
 from voicegate.roles.transceiver.upstream import ToAgent, Upstream
@@ -102,7 +101,7 @@ class Conversation:
         self._answers = Answers(media, self._upstream, client_delay=client_delay)
         self._playback = self._answers.playback
         self._responses = self._answers.responses
-        self.turns = Turns(turns, media, self._upstream, self._outbox, self._answers, pass_on=self._pass_on)
+        self.turns = Turns(turns, media, self._upstream, self._outbox, self._answers)
         updates = SessionUpdates(session or {}, formats, turns.ability, turns.defaults)
         self._session = SessionTalk(updates, self._upstream, self._outbox, self.turns.configure)
         self.turns.configure(updates.detection, 0.0)
@@ -434,14 +433,7 @@ class Conversation:
     def _pass(self, kind: str, raw: bytes) -> bool:
         self._upstream.confirmed_by(kind)
         shown = self.turns.show(kind, raw)
-        return shown is None or self._pass_on(kind, shown)
-
-    def _pass_on(self, kind: str, raw: bytes) -> bool:
-        if self._outbox.pass_on(kind, without_audio(kind, raw)):
-            return True
-        words = f"An event of type {kind[:64]} is longer than the data channel takes."
-        self._outbox.report("event_too_long", words, to=Audience.CLIENT)
-        return False
+        return shown is None or self._outbox.pass_from_agent(kind, shown)
 
 
 _NO_APPENDS: Final = "Appended audio is 24 kHz PCM or G.711, as the session says and as the agent hears it."

@@ -97,7 +97,9 @@ class TransceiverCore:
         self._relays = Relays(identity, keys, self._paths, drops=self.drops, totals=self.totals)
         self._calls: dict[str, Entry] = {}
         self._by_ufrag: dict[bytes, Entry] = {}
-        self._wheel: list[tuple[float, int, Entry]] = []
+        self._wheel: list[tuple[float, str]] = []
+        """Deadlines by call id, not by call: a void timer may be due in minutes, and would keep a call that
+        has ended until then."""
         self.upstream: deque[Upstream] = deque()
         """To be looked at; taken with `poll_upstream`."""
         self._sidebands: deque[tuple[str, bytes]] = deque()
@@ -115,9 +117,7 @@ class TransceiverCore:
         """
         if len(self._calls) >= self.max_calls:
             raise Overloaded
-        entry, answer = self._make_call(
-            wishes, entropy=entropy, now=now, wall_offset=self.wall_offset, serial=self.totals["calls"]
-        )
+        entry, answer = self._make_call(wishes, entropy=entropy, now=now, wall_offset=self.wall_offset)
         self.totals["calls"] += 1
         self._calls[entry.call.call_id] = self._by_ufrag[entry.ufrag] = entry
         self._arm(entry, entry.next_deadline())
@@ -236,10 +236,11 @@ class TransceiverCore:
 
     def handle_timeout(self, now: float) -> None:
         """Run every call whose deadline has come."""
-        wheel = self._wheel
+        wheel, calls = self._wheel, self._calls
         while wheel and wheel[0][0] <= now:
-            deadline, _, entry = heapq.heappop(wheel)
-            if entry.armed == deadline:
+            deadline, call_id = heapq.heappop(wheel)
+            entry = calls.get(call_id)
+            if entry is not None and entry.armed == deadline:
                 entry.armed = None
                 try:
                     if entry.handle_timeout(now):
@@ -367,7 +368,7 @@ class TransceiverCore:
     def _arm(self, entry: Entry, deadline: float | None) -> None:
         if deadline is not None and (entry.armed is None or deadline < entry.armed):
             entry.armed = deadline
-            heapq.heappush(self._wheel, (deadline, entry.serial, entry))
+            heapq.heappush(self._wheel, (deadline, entry.call.call_id))
 
     def _remove(self, entry: Entry, ended: Ended, now: float) -> None:
         call_id = entry.call.call_id
@@ -376,10 +377,11 @@ class TransceiverCore:
         for client, relay in self._paths.forget(entry):
             # The release of proto.link: after what was said on this path, in the same bundle.
             self._relays.send(relay, client, b"")
-        entry.armed = None
         if len(self._wheel) > STALE_TIMERS * len(self._calls) + MAX_REMEMBERED:
-            # A timer that is void holds what is left of its call until it is due, half a minute for many.
-            self._wheel[:] = [timer for timer in self._wheel if timer[2].armed == timer[0]]
+            calls = self._calls
+            self._wheel[:] = [
+                (deadline, id) for deadline, id in self._wheel if id in calls and calls[id].armed == deadline
+            ]
             heapq.heapify(self._wheel)
         # Every detail is one of a fixed list (AgentLost, DtlsClosed), so it may be a metrics label.
         self.ends[ended.detail or ended.reason.value] += 1

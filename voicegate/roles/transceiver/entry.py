@@ -34,18 +34,15 @@ class Upstream(NamedTuple):
 
 
 class Entry:
-    """One call. `serial` orders equal deadlines."""
+    """One call."""
 
-    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "serial", "ufrag")
+    __slots__ = ("_others_due", "armed", "call", "conversation", "key_id", "paths", "ufrag")
 
-    def __init__(
-        self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str, serial: int
-    ) -> None:
+    def __init__(self, call: Call, conversation: Conversation, ufrag: bytes, key_id: str) -> None:
         self.call = call
         self.conversation = conversation
         self.ufrag = ufrag
         self.key_id = key_id
-        self.serial = serial
         self.paths: dict[ClientAddress, str] = {}
         """Client address -> relay (`ip:port`) that last brought an authenticated packet from it."""
         self.armed: float | None = None

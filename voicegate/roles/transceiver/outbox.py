@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from voicegate.media.recording import Tap
 from voicegate.proto import realtime
 from voicegate.proto.event_filter import EventFilter
-from voicegate.roles.transceiver.strip import with_event_id
+from voicegate.roles.transceiver.strip import with_event_id, without_audio
 
 MAX_HELD: Final = 256
 MAX_HELD_BYTES: Final = 512 * 1024
@@ -96,6 +96,15 @@ class Outbox:
             if filters is not None and not filters.server_events.allows(kind):
                 to &= ~audience
         return self._put(raw, to)
+
+    def pass_from_agent(self, kind: str, raw: bytes) -> bool:
+        """An event of the agent's, without its audio. False: it is too long for the client that called,
+        which is told."""
+        if self.pass_on(kind, without_audio(kind, raw)):
+            return True
+        words = f"An event of type {kind[:64]} is longer than the data channel takes."
+        self.report("event_too_long", words, to=Audience.CLIENT)
+        return False
 
     def answer_error(
         self, source: Audience, now: float, code: str, message: str, *, param: str | None, event_id: str

@@ -7,7 +7,6 @@ carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -63,7 +62,7 @@ NO_PLAN: Final = TurnPlan()
 
 
 class Turns:
-    """One call's. `pass_on` gives an event of the agent's to the clients."""
+    """One call's."""
 
     def __init__(
         self,
@@ -72,8 +71,6 @@ class Turns:
         upstream: Upstream,
         outbox: Outbox,
         answers: Answers,
-        *,
-        pass_on: Callable[[str, bytes], object],
     ) -> None:
         self.mode = Mode.MANUAL
         self.events = TurnEvents(outbox)
@@ -84,7 +81,7 @@ class Turns:
         self._responses = answers.responses
         self._upstream = upstream
         self._stop = answers.stop
-        self._pass_on = pass_on
+        self._outbox = outbox
         self._buffer = InputBuffer(upstream, outbox)
         self._replies = Replies(upstream, answers.responses)
         self._eager = EagerReply(media, upstream, answers.responses, answers.playback)
@@ -429,7 +426,7 @@ class Turns:
 
     def _show(self, held: list[HeldEvent]) -> None:
         for kind, raw in held:
-            self._pass_on(kind, self._buffer.aliases.for_clients(kind, raw))
+            self._outbox.pass_from_agent(kind, self._buffer.aliases.for_clients(kind, raw))
 
 
 class _Places:
