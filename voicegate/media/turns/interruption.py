@@ -77,7 +77,8 @@ class DefaultPolicy:
 
     def decide(self, overlap: Overlap) -> tuple[Action, str]:
         settings = self.settings
-        if overlap.agent < (settings.grace if self._is_loud(overlap) else settings.grace_echo):
+        grace = settings.grace if self._is_loud(overlap) else max(settings.grace, settings.grace_echo)
+        if overlap.agent < grace:
             return Action.IGNORE, "grace"
         if overlap.remaining is not None and overlap.remaining < settings.boundary and not overlap.paused:
             return Action.IGNORE, "ending"
