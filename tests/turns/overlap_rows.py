@@ -25,7 +25,8 @@ EACH: Final = 60
 AGENT_LEVEL: Final = 0.1
 ECHO_DECIBELS: Final = -20.0
 _PHONEMES: Final = {"mm hm": "[[mh'm]]", "mhm": "[[mh'm]]", "mh": "[[hm]]"}
-"""What espeak-ng would spell, letter by letter."""
+"""What espeak-ng would spell, letter by letter. A mark behind phonemes comes late, so these are never cut off
+in the middle of a sentence, as a plateau is."""
 _ECHOES: Final = 4
 """Rooms for each thing the agent says."""
 
@@ -98,8 +99,10 @@ def _before(half: Half, speaker: Speaker, rng: np.random.Generator) -> Sound:
 
 def _backchannel(half: Half, speaker: Speaker, rng: np.random.Generator) -> tuple[Sound, str]:
     said = str(rng.choice(BACKCHANNELS[half][_language(speaker)]))
-    spoken = _PHONEMES.get(said, said)
-    return phrase(spoken, draw_tone("backchannel", rng), "", speaker, rng, final=False), said
+    tone = draw_tone("backchannel", rng)
+    if said in _PHONEMES and tone == "plateau":
+        tone = "low rise"
+    return phrase(_PHONEMES.get(said, said), tone, "", speaker, rng, final=False), said
 
 
 def _cough(_half: Half, _speaker: Speaker, rng: np.random.Generator) -> tuple[Sound, str]:
