@@ -230,7 +230,7 @@ class TurnsConfig(_Section, frozen=True):
     decided. It costs a fifth of a call's CPU, and needs clients that cancel the echo of their loudspeaker."""
     pause_after_seconds: float = 0.04
     """So much voice over the agent's holds it."""
-    stop_after_seconds: float = 0.66
+    stop_after_seconds: float = 0.72
     """So much voice is an interruption."""
     resume_after_seconds: float = 0.4
     """So much silence behind less voice lets the agent go on."""

@@ -25,7 +25,7 @@ SOUND = Overlap(
     paused=False,
 )
 HELD = replace(SOUND, paused=True)
-LONG = replace(HELD, seconds=0.8, voiced=0.68, strong=0.4, pitched=0.3)
+LONG = replace(HELD, seconds=0.8, voiced=0.74, strong=0.4, pitched=0.3)
 QUIET = replace(LONG, loudness=-20.0)
 
 
@@ -54,22 +54,22 @@ QUIET = replace(LONG, loudness=-20.0)
         (replace(HELD, remaining=0.5, seconds=0.6, silence=0.4), Action.RESUME, "short"),
         (LONG, Action.STOP, "duration"),
         (replace(LONG, loudness=None), Action.STOP, "duration"),
-        (replace(LONG, voiced=0.64), Action.IGNORE, "waiting"),
+        (replace(LONG, voiced=0.7), Action.IGNORE, "waiting"),
         (replace(LONG, voiced=0.5, loudness=6.0), Action.STOP, "duration"),
         (replace(LONG, voiced=0.46, loudness=20.0), Action.IGNORE, "waiting"),
         (replace(LONG, loudness=-2.0), Action.IGNORE, "waiting"),
-        (replace(LONG, voiced=0.74, loudness=-2.0), Action.STOP, "duration"),
-        (replace(QUIET, voiced=0.94, seconds=1.0), Action.IGNORE, "waiting"),
-        (replace(QUIET, voiced=0.98, seconds=1.0), Action.STOP, "duration"),
+        (replace(LONG, voiced=0.82, loudness=-2.0), Action.STOP, "duration"),
+        (replace(QUIET, voiced=1.1, seconds=1.2), Action.IGNORE, "waiting"),
+        (replace(QUIET, voiced=1.14, seconds=1.2), Action.STOP, "duration"),
         (replace(LONG, paused=False), Action.STOP, "duration"),
-        (replace(LONG, strong=0.66), Action.RESUME, "background"),
-        (replace(LONG, strong=0.66, paused=False), Action.IGNORE, "background"),
-        (replace(LONG, strong=0.66, said="no, wait"), Action.STOP, "words"),
+        (replace(LONG, strong=0.7), Action.RESUME, "background"),
+        (replace(LONG, strong=0.7, paused=False), Action.IGNORE, "background"),
+        (replace(LONG, strong=0.7, said="no, wait"), Action.STOP, "words"),
         (replace(LONG, syllables=1), Action.IGNORE, "waiting"),
-        (replace(LONG, syllables=1, voiced=0.76), Action.STOP, "duration"),
-        (replace(LONG, syllables=3, voiced=0.6), Action.STOP, "duration"),
-        (replace(LONG, syllables=4, voiced=0.52), Action.STOP, "duration"),
-        (replace(LONG, syllables=9, voiced=0.48), Action.IGNORE, "waiting"),
+        (replace(LONG, syllables=1, voiced=0.84), Action.STOP, "duration"),
+        (replace(LONG, syllables=3, voiced=0.64), Action.STOP, "duration"),
+        (replace(LONG, syllables=4, voiced=0.54), Action.STOP, "duration"),
+        (replace(LONG, syllables=9, voiced=0.5), Action.IGNORE, "waiting"),
         (replace(LONG, pitched=0.14), Action.IGNORE, "waiting"),
         (replace(LONG, seconds=2.0, voiced=1.6, pitched=0.1), Action.IGNORE, "waiting"),
         (replace(LONG, seconds=60.0, voiced=1.6), Action.STOP, "duration"),

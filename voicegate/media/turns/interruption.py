@@ -35,11 +35,11 @@ class InterruptionSettings:
     """Of a voice that is softer than `soft`."""
     soft: float = -10.0
     """dB beside what is usual of this person: an echo, or other people, far more often than they."""
-    stop_after: float = 0.66
+    stop_after: float = 0.72
     """Of voice as loud as this person's usually is, in two syllables ..."""
-    per_decibel: float = 0.03
+    per_decibel: float = 0.04
     """... for each dB that it is louder so much less, and so much more for each that it is softer ..."""
-    per_syllable: float = 0.08
+    per_syllable: float = 0.1
     """... and so much less for each syllable beyond, up to four; more for a single one."""
     stop_pitched: float = 0.16
     """Of it strong and with a pitch: a cough has less, and so have a click and what others say beside it."""
