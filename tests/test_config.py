@@ -180,6 +180,7 @@ SPLIT = {"keys": {"secrets": [SECRET]}, "registry": {"redis": "redis://127.0.0.1
         ("relay", {"relay": {"listen": ["127.0.0.1:99999"]}}, "not of the form address:port"),
         ("relay", {"relay": {"link_listen": "0.0.0.0:1"}}, "relay.link_listen: 0.0.0.0:1 names no machine"),
         ("relay", {"relay": {"ops_listen": "x"}}, "relay.ops_listen"),
+        ("transceiver", {"transceiver": {"ops_listen": "x"}}, "transceiver.ops_listen"),
         (
             "relay",
             {"relay": {"allowed_networks": ["10.0.0.1/8"]}},

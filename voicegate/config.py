@@ -90,7 +90,8 @@ class RelayConfig(_Section, frozen=True):
     """Worker processes; auto: one per usable CPU where the relay is alone in its process, else none, as with
     0: the packets are forwarded in this process."""
     ops_listen: str = ""
-    """HTTP for /healthz, /readyz, /metrics. Empty: none of its own (in one process signaling serves them)."""
+    """HTTP for /healthz, /readyz, /metrics of all workers. Empty: none of its own (in one process signaling
+    serves them)."""
     allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Where transceivers may live; a record outside is never sent to."""
     max_flows: int = 100_000
@@ -108,7 +109,9 @@ class TransceiverConfig(_Section, frozen=True):
     """1 to 1048575; 0: a random one, leased in the registry."""
     link_listen: str = "127.0.0.1:0"
     control_listen: str = "127.0.0.1:0"
-    """Internal HTTP: call allocation by signaling, /healthz, /readyz, /metrics."""
+    """Internal HTTP: call allocation by signaling; /healthz, /readyz, /metrics of this transceiver."""
+    ops_listen: str = ""
+    """HTTP for /healthz, /readyz, /metrics of all workers. Empty: none but those of each worker above."""
     workers: int | Literal["auto"] = 1
     """Processes, where the transceiver is alone in its own; auto: one per usable CPU. Each is a transceiver
     of its own: worker n has the id, where one is given, and both ports plus n."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.support.child import run_script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
 
@@ -39,15 +40,7 @@ zygote = start_zygote(serve)
 
 
 def run(script: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", HEAD + script],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        start_new_session=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+    return run_script(HEAD + script)
 
 
 def test_statuses_are_told_by_serial() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
 import structlog
 import trio
 
@@ -133,12 +134,28 @@ async def _obey(
 
 
 async def _forward(part: Part, channel: Channel[ToWorker]) -> None:
+    reporting = trio.CancelScope(shield=True)
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await part.run(task_status=task_status)
+        finally:
+            reporting.cancel()
+
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(part.run)
-            for pause in itertools.chain(FIRST_REPORTS, itertools.repeat(REPORT_SECONDS)):
-                # One that the supervisor does not read is no loss: the next says more.
-                channel.send_nowait(Report(part.progress(), part.samples(), part.unready()))
-                await trio.sleep(pause)
+            await nursery.start(serve)
+            with reporting:  # until the part has ended, which takes its time where calls are drained
+                for pause in itertools.chain(FIRST_REPORTS, itertools.repeat(REPORT_SECONDS)):
+                    _report(part, channel)
+                    await trio.sleep(pause)
     finally:
         part.close()
+
+
+def _report(part: Part, channel: Channel[ToWorker]) -> None:
+    """One that the supervisor does not read is no loss: the next says more."""
+    report = Report(part.progress(), part.samples(), part.unready())
+    if not channel.send_nowait(report):
+        # Should there ever be more samples than a message holds, it is alive all the same.
+        channel.send_nowait(msgspec.structs.replace(report, samples=[]))
