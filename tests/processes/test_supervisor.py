@@ -19,7 +19,7 @@ from voicegate.proto.keys import ClusterKeys
 
 DRAIN_SECONDS = 0.3
 worker.FIRST_REPORTS, worker.REPORT_SECONDS = (), 0.02
-slots.HANG_SECONDS = 0.3
+slots.HANG_SECONDS = 0.6
 
 class Part:
     def __init__(self, start):
@@ -49,7 +49,7 @@ class Part:
         pass
 
 def shown(name):
-    return {s.labels["worker"]: int(s.value) for s in workers.samples() if s.name == f"voicegate_test_{name}"}
+    return {int(s.labels["worker"]): int(s.value) for s in workers.samples() if s.name == f"voicegate_test_{name}"}
 
 def alive(pid):
     try:
@@ -103,5 +103,31 @@ async def look_on():
 start(stop_seconds=5)
 trio.run(main)
 origin.close()
+"""
+    )
+
+
+def test_a_worker_that_hangs_is_killed_when_the_zygote_is_gone() -> None:
+    run(
+        """
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(workers.run)
+        await until(lambda: len(shown("pid")) == 2)
+        os.kill(origin.pid, signal.SIGKILL)
+        await trio.sleep(0.05)
+        hung = shown("pid")[0]
+        os.kill(hung, signal.SIGSTOP)
+        await until(lambda: shown("pid").get(0, hung) != hung)
+        await until(lambda: not alive(hung))
+        last = shown("pid")
+        os.kill(last[1], signal.SIGSTOP)
+        nursery.cancel_scope.cancel()
+    assert alive(last[1]) and not alive(last[0])
+    origin.close()
+    await until(lambda: not alive(last[1]))
+
+start(stop_seconds=0.5)
+trio.run(main)
 """
     )

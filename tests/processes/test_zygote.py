@@ -119,3 +119,26 @@ os.kill(pid, signal.SIGKILL)
 zygote.close()
 """
     )
+
+
+def test_a_child_that_was_watched_can_be_killed_when_the_zygote_is_gone() -> None:
+    run(
+        """
+(one, _), (two, _), (three, _) = children = [started(serial) for serial in (1, 2, 3)]
+for serial, (_, pid) in enumerate(children, 1):
+    zygote.watch(serial, pid)
+zygote.watch(4, os.getpid())
+zygote.watch(5, 1 << 30)
+opened = open_descriptors(os.getpid())
+os.kill(zygote.pid, signal.SIGKILL)
+for serial in (1, 2, 4, 5, 1):
+    zygote.kill(serial)  # of a process that is no child of the zygote's, this one, nothing comes
+one.settimeout(5)
+two.settimeout(5)
+assert one.recv(10) == two.recv(10) == b"", "their sockets closed with them"
+assert len(open_descriptors(os.getpid())) == len(opened) - 2
+zygote.close()
+three.settimeout(5)
+assert three.recv(10) == b"", "nobody is left behind"
+"""
+    )

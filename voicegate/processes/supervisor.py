@@ -204,8 +204,9 @@ class Supervisor:
         """Follow a worker until it ends."""
         while (received := await channel.receive()) is not None:
             match received[0]:
-                case Warm():
+                case Warm(pid):
                     self._slots.warm(worker)
+                    self._zygote.watch(worker, pid)
                 case Report() as report:
                     self._reported(worker, report)
                 case Failed(problem) if self._started:
