@@ -49,7 +49,8 @@ class Part:
         pass
 
 def shown(name):
-    return {int(s.labels["worker"]): int(s.value) for s in workers.samples() if s.name == f"voicegate_test_{name}"}
+    found = [sample for sample in workers.samples() if sample.name == f"voicegate_test_{name}"]
+    return {int(sample.labels["worker"]): int(sample.value) for sample in found}
 
 def alive(pid):
     try:
