@@ -91,7 +91,7 @@ class _Part:
             os.sched_setaffinity(0, {start.cpu})
         config = worker_config(start.config, start.slot, start.given.decode())
         self._transceiver = Transceiver(config, RoleContext(start.keys, start.registry), start.boot)
-        self._labels = {"worker": str(start.slot)}
+        self._slot = str(start.slot)
         self._shown = bool(start.config.transceiver.ops_listen)
         self._looks = 0
 
@@ -106,10 +106,11 @@ class _Part:
     def samples(self) -> list[Sample]:
         """All that the worker's own page has, but for what is the process's own; nothing where nobody shows
         it: 350 samples a second are 1.1 ms of the media loop."""
-        return metrics.samples(**self._labels) if self._shown else []
+        return metrics.samples(worker=self._slot) if self._shown else []
 
     def unready(self) -> str | None:
-        return self._transceiver.unready()
+        why = self._transceiver.unready()
+        return None if why is None else f"worker {self._slot}: {why}"
 
     def close(self) -> None:
         """Nothing is left when `run` has ended."""
