@@ -1,8 +1,10 @@
 """The default interruption policy: by duration, by words where there are some, and by whose sound it is.
 
 Pausing is cheap: the person hears 100 ms less of an answer that then goes on. Stopping is not: the answer is
-lost. So two frames of voice pause, and only what goes on for longer than an acknowledgement stops. By sound
-alone "stop" is no longer than "yeah": a single word interrupts where the agent transcribes while it speaks.
+lost. So a frame or two of voice pause, and only what goes on for longer than an acknowledgement stops. A
+cough has no pitch; an acknowledgement has one syllable or two, and is seldom louder than its speaker usually
+is. By all of that "stop" is still a "yes": a single word interrupts where the agent transcribes while it
+speaks.
 """
 
 from __future__ import annotations
