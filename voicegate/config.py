@@ -231,9 +231,9 @@ class TurnsConfig(_Section, frozen=True):
     pause_upstream: bool = False
     """Hold the voice of an agent that detects turns itself at the first sound of a person, until it has
     decided. It costs a fifth of a call's CPU, and needs clients that cancel the echo of their loudspeaker."""
-    pause_after_seconds: float = 0.06
+    pause_after_seconds: float = 0.04
     """So much voice over the agent's holds it."""
-    stop_after_seconds: float = 0.6
+    stop_after_seconds: float = 0.72
     """So much voice is an interruption."""
     resume_after_seconds: float = 0.4
     """So much silence behind less voice lets the agent go on."""
