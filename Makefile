@@ -49,10 +49,13 @@ help:
 run: .venv/.run
 	@exec .venv/bin/voicegate
 
+# In the background, so that the shell can pass SIGTERM on, which make sends to it alone, and wait for the end of all.
 cluster: .venv/.dev system-cluster
-	@PATH="$$PWD/.venv/bin:$$PATH"; export PATH; trap : INT; \
-	status=0; $(PY) -m honcho start || status=$$?; \
-	test $$status -eq 130 || exit $$status
+	@PATH="$$PWD/.venv/bin:$$PATH"; export PATH; \
+	$(PY) -m honcho start & honcho=$$!; \
+	trap : INT; trap 'kill -TERM $$honcho' TERM; status=0; \
+	while kill -0 $$honcho 2>/dev/null; do status=0; wait $$honcho || status=$$?; done; \
+	case $$status in 130|143) ;; *) exit $$status;; esac
 
 check: .venv/.dev
 	@PATH="$$PWD/.venv/bin:$$PATH"; \

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.media.turns.calls import QUIET, MarkedActivity, ScriptedJudge
+from voicegate.config import TurnsConfig
 from voicegate.media.turns.activity import WebrtcActivity
 from voicegate.media.turns.adaptive import AdaptivePause
 from voicegate.media.turns.fixed import FixedSilence, Upstream
@@ -19,7 +20,8 @@ from voicegate.media.turns.interruption import DefaultPolicy, InterruptionSettin
 from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import Action, Hop, Overlap, Pause, Verdict
 from voicegate.media.turns.settings import TurnSettings
-from voicegate.turn_plugins import load_turn_plugins
+from voicegate.turn_config import turn_plugins
+from voicegate.turn_plugins import TurnPlugins, load_turn_plugins
 
 SETTINGS = TurnSettings()
 PAUSE = Pause(id=7, silence=0.3, speech=1.0, asked=0, audio=lambda: b"")
@@ -27,13 +29,31 @@ OVERLAP = Overlap(
     seconds=0.3,
     voiced=0.3,
     strong=0.3,
+    pitched=0.2,
+    syllables=1,
     silence=0.0,
     level=-20,
+    loudness=None,
     echo=0.0,
     agent=2.0,
     remaining=None,
     paused=False,
 )
+
+
+def test_a_call_interrupts_as_the_evaluation_measures() -> None:
+    """The configuration's defaults are the policy's own."""
+    ours, configured = (make().policy(SETTINGS, unexpected) for make in (_by_itself, _by_configuration))
+    assert isinstance(ours, DefaultPolicy) and isinstance(configured, DefaultPolicy)
+    assert configured.settings == ours.settings
+
+
+def _by_itself() -> TurnPlugins:
+    return load_turn_plugins(SETTINGS)
+
+
+def _by_configuration() -> TurnPlugins:
+    return turn_plugins(TurnsConfig())
 
 
 def unexpected(name: str, error: Exception) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    import maxminddb
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _REDIS_OPTIONS = frozenset({"db", "username", "password", "client_name"})
@@ -56,16 +60,30 @@ def directory_problem(path: str) -> str | None:
 def geoip_problem(path: str) -> str | None:
     """Open the database as signaling will."""
     try:
-        import maxminddb
+        open_geoip(path).close()
     except ImportError:
         return "needs the package maxminddb: pip install '.[geoip]'"
-    try:
-        maxminddb.open_database(path).close()
     except OSError as error:
         return f"cannot read {path}: {error.strerror or error}"
-    except (maxminddb.InvalidDatabaseError, ValueError):
+    except ValueError:
         return f"{path} is not a MaxMind database"
     return None
+
+
+def open_geoip(path: str) -> maxminddb.Reader:
+    """A MaxMind database, read into memory. OSError: it cannot be read; ValueError: it is none; ImportError:
+    the package is optional.
+
+    It costs as much memory as the file has bytes, and twice that while a new one is opened. Mapped, as is
+    usual, it would cost the pages that are looked at; but a file that is cut short while it is mapped kills
+    the process with SIGBUS, on its next look-up.
+    """
+    import maxminddb
+
+    try:
+        return maxminddb.open_database(path, maxminddb.MODE_MEMORY)
+    except (maxminddb.InvalidDatabaseError, TypeError) as error:  # TypeError: of metadata that are incomplete
+        raise ValueError(str(error)) from error
 
 
 def pair_problem(certificate: str, private_key: str) -> str | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import msgspec
 
+from voicegate.config_words import did_you_mean, in_words, remedy
 from voicegate.proto.address import split_transport
 
 
@@ -90,7 +90,8 @@ class RelayConfig(_Section, frozen=True):
     """Worker processes; auto: one per usable CPU where the relay is alone in its process, else none, as with
     0: the packets are forwarded in this process."""
     ops_listen: str = ""
-    """HTTP for /healthz, /readyz, /metrics. Empty: none of its own (in one process signaling serves them)."""
+    """HTTP for /healthz, /readyz, /metrics of all workers. Empty: none of its own (in one process signaling
+    serves them)."""
     allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Where transceivers may live; a record outside is never sent to."""
     max_flows: int = 100_000
@@ -108,7 +109,9 @@ class TransceiverConfig(_Section, frozen=True):
     """1 to 1048575; 0: a random one, leased in the registry."""
     link_listen: str = "127.0.0.1:0"
     control_listen: str = "127.0.0.1:0"
-    """Internal HTTP: call allocation by signaling, /healthz, /readyz, /metrics."""
+    """Internal HTTP: call allocation by signaling; /healthz, /readyz, /metrics of this transceiver."""
+    ops_listen: str = ""
+    """HTTP for /healthz, /readyz, /metrics of all workers. Empty: none but those of each worker above."""
     workers: int | Literal["auto"] = 1
     """Processes, where the transceiver is alone in its own; auto: one per usable CPU. Each is a transceiver
     of its own: worker n has the id, where one is given, and both ports plus n."""
@@ -228,9 +231,9 @@ class TurnsConfig(_Section, frozen=True):
     pause_upstream: bool = False
     """Hold the voice of an agent that detects turns itself at the first sound of a person, until it has
     decided. It costs a fifth of a call's CPU, and needs clients that cancel the echo of their loudspeaker."""
-    pause_after_seconds: float = 0.06
+    pause_after_seconds: float = 0.04
     """So much voice over the agent's holds it."""
-    stop_after_seconds: float = 0.6
+    stop_after_seconds: float = 0.72
     """So much voice is an interruption."""
     resume_after_seconds: float = 0.4
     """So much silence behind less voice lets the agent go on."""
@@ -290,12 +293,13 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
     _overlay(data, environ)
     for section in data:
         if section not in Config.__struct_fields__:
-            known = ", ".join(Config.__struct_fields__)
-            raise ConfigError(f"there is no section [{section}]; the sections are {known}")
+            known = Config.__struct_fields__
+            problem = f"there is no section [{section}]; the sections are {', '.join(known)}"
+            raise ConfigError(problem + did_you_mean(section, known))
     try:
         return msgspec.convert(data, type=Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(_in_words(str(error))) from error
+        raise ConfigError(in_words(str(error), Config)) from error
 
 
 def parse_public(text: str) -> tuple[str, int, bool]:
@@ -352,7 +356,9 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
         section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
         kind = _key_types(section).get(key)
         if kind is None:
-            raise ConfigError(f"{variable} names no key of the configuration")
+            known = [f"{name}_{key}".upper() for name in Config.__struct_fields__ for key in _key_types(name)]
+            near = did_you_mean(variable.removeprefix(_PREFIX), known, _PREFIX)
+            raise ConfigError(f"{variable} names no key of the configuration{near}")
         table = data.setdefault(section, {})
         if not isinstance(table, dict):
             raise ConfigError(f"[{section}] must be a table")
@@ -376,41 +382,4 @@ def _from_text(variable: str, text: str, kind: Any) -> Any:
             return msgspec.json.decode(text, type=list[dict[str, Any]])
         return msgspec.convert(text, type=kind, strict=False)
     except (ValueError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{variable}: {error}{_remedy(str(error), kind)}") from error
-
-
-def _in_words(error: str) -> str:
-    """`Expected `int`, got `str` - at `$.relay.max_flows`` -> `relay.max_flows: Expected ...`."""
-    message, _, path = error.partition(" - at `$.")
-    path = path.rstrip("`")
-    return f"{path}: {message}{_remedy(message, _kind(path))}" if path else message
-
-
-def _kind(path: str) -> Any:
-    """The type of what is at `signaling.keys[0].record`; None when there is none."""
-    kind: Any = Config
-    for name in re.sub(r"\[[^]]*\]", "", path).split("."):
-        if get_origin(kind) is tuple:
-            kind = get_args(kind)[0]
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            return None
-        kind = next((key.type for key in msgspec.structs.fields(kind) if key.name == name), None)
-    return kind
-
-
-def _remedy(message: str, kind: Any) -> str:
-    """What to write instead, where msgspec says only what was wrong."""
-    if "Invalid enum value" in message:
-        return f"; write one of {', '.join(_choices(kind))}" if _choices(kind) else ""
-    if message == "Expected `array`, got `str`":
-        return '; write a list, as in ["..."]'
-    return ""
-
-
-def _choices(kind: Any) -> list[str]:
-    """What may be written for a `Literal`, or for a number that may be a word as well."""
-    if kind is int:
-        return ["a number"]
-    if get_origin(kind) is Literal:
-        return [str(word) for word in get_args(kind)]
-    return [choice for part in get_args(kind) for choice in _choices(part)]
+        raise ConfigError(f"{variable}: {error}{remedy(str(error), kind)}") from error

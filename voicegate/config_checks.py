@@ -188,6 +188,8 @@ def _check_transceiver(config: Config, *, alone: bool) -> Iterator[str]:
         yield from problems
         if not problems and count > 1 and (port := parse_listen(listen)[1]) and port + count - 1 > 65535:
             yield f"transceiver.{key} is {listen}: {count} workers need as many ports from there on"
+    if settings.ops_listen:
+        yield from _check_listen("transceiver.ops_listen", settings.ops_listen)
     if registry.transceivers and not registry.redis:
         known = {entry.id for entry in registry.transceivers}
         for id in range(settings.id, last + 1):

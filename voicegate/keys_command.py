@@ -56,8 +56,10 @@ def main(arguments: Sequence[str]) -> int:
         configure(config.log)
         return _ACTIONS[options.action](config, options)
     except _Refused as refused:
-        for problem in refused.args[0]:
+        for problem in refused.problems:
             print(f"voicegate: refused: {problem}", file=sys.stderr)
+        if refused.hint:
+            print(f"voicegate: {refused.hint}", file=sys.stderr)
         return 1
     except (ConfigError, KeyFileError) as error:
         print(f"voicegate: {error}", file=sys.stderr)
@@ -65,7 +67,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Refused(Exception):
-    """`args[0]`: the reasons, a sentence each."""
+    """`problems`: the reasons, a sentence each; `hint`: what may be done all the same."""
+
+    def __init__(self, problems: Sequence[str], hint: str = "") -> None:
+        self.problems = problems
+        self.hint = hint
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -171,7 +177,7 @@ def _allow(options: argparse.Namespace, problems: list[str]) -> None:
     if not problems:
         return
     if not options.i_have_checked:
-        raise _Refused([*problems, "(--i-have-checked does it all the same)"])
+        raise _Refused(problems, "--i-have-checked does it all the same")
     for problem in problems:
         print(f"voicegate: done all the same: {problem}", file=sys.stderr)
 

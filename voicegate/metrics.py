@@ -5,6 +5,8 @@ A role keeps plain integers and exposes a function that reads them:
     forget = metrics.expose(lambda: [Sample("voicegate_relay_drops_total", "counter", "Packets dropped.",
                                             {"reason": "expired"}, 3)])
 
+A worker process has no page of its own for them: its supervisor shows what `samples` gives there.
+
 Names: `voicegate_<role>_...`; counters end in `_total`. Samples of the same name and labels (two roles of a
 kind in one process) are added up. Only durations are observed as they happen: see `histogram`.
 """
@@ -62,6 +64,12 @@ def histogram(
     return _histograms[name]
 
 
+def samples(**labels: str) -> list[Sample]:
+    """What the page shows of this process's roles, with these labels more: for the page of another one."""
+    found = [*_exposed(), *(sample for each in _histograms.values() for sample in _observed(each))]
+    return [sample._replace(labels={**sample.labels, **labels}) for sample in found]
+
+
 def render() -> bytes:
     """The whole page in the text format `CONTENT_TYPE`."""
     return generate_latest(_registry)
@@ -70,21 +78,30 @@ def render() -> bytes:
 class _Sources(Collector):
     def collect(self) -> Iterator[Metric]:
         families: dict[str, tuple[Sample, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
-        for (source,) in tuple(_sources):
-            try:
-                samples = list(source())
-            except Exception:  # one broken source must not hide the others when they are needed most
-                _log.exception("a metrics source failed")
-                continue
-            for sample in samples:
-                _, values = families.setdefault(_family_name(sample), (sample, {}))
-                labels = tuple(sorted((key, str(value)) for key, value in sample.labels.items()))
-                values[sample.name, labels] = values.get((sample.name, labels), 0.0) + sample.value
+        for sample in _exposed():
+            _, values = families.setdefault(_family_name(sample), (sample, {}))
+            labels = tuple(sorted((key, str(value)) for key, value in sample.labels.items()))
+            values[sample.name, labels] = values.get((sample.name, labels), 0.0) + sample.value
         for first, values in families.values():
             family = _family(first)
             for (name, labels), value in values.items():
                 family.add_sample(name, dict(labels), value)
             yield family
+
+
+def _exposed() -> Iterator[Sample]:
+    for (source,) in tuple(_sources):
+        try:
+            yield from list(source())
+        except Exception:  # one broken source must not hide the others when they are needed most
+            _log.exception("a metrics source failed")
+
+
+def _observed(histogram: Histogram) -> Iterator[Sample]:
+    for metric in histogram.collect():
+        for name, labels, value, *_ in metric.samples:
+            if not name.endswith("_created"):
+                yield Sample(name, "histogram", metric.documentation, labels, value)
 
 
 def _family(sample: Sample) -> Metric:

@@ -20,7 +20,9 @@ from tests.support.servers import (
     Gate,
     Server,
     cluster,
+    free_port,
     free_ports,
+    parse_metrics,
     script,
     spawn,
     wait_until,
@@ -99,6 +101,7 @@ def test_one_worker_dies_and_the_calls_of_the_others_lose_nothing(gate: Gate) ->
             call.wait_for("connected", 10)
         placed = _placed(gate, fleet)
         assert len(placed) >= 2, "calls are spread"
+        wait_until(lambda: _shown(gate) == (len(ids), CALLS, CALLS), 3, "every worker on the pages of all")
         victim = next(iter(placed))
         others = [call for name, calls in placed.items() if name != victim for call in calls]
         time.sleep(0.5)
@@ -115,6 +118,14 @@ def test_one_worker_dies_and_the_calls_of_the_others_lose_nothing(gate: Gate) ->
         newest = str(_ready(gate)[-1]["transceiver"])
         assert newest != victim, "nobody takes it for the dead one"
         wait_until(lambda: _takes_calls(gate, fleet, newest), 5, "calls at the new worker")
+
+
+def _shown(gate: Gate) -> tuple[float, float, float]:
+    """By the processes' own pages: workers, calls, and how many set-ups were timed."""
+    page = gate.metrics(NAME)
+    names = ("workers", "calls", "setup_seconds_count")
+    workers, calls, setups = (page.total(f"voicegate_transceiver_{name}") for name in names)
+    return workers, calls, setups
 
 
 def _takes_calls(gate: Gate, fleet: Fleet, transceiver: str) -> bool:
@@ -163,13 +174,15 @@ def settings(server: RedisServer) -> dict[str, str]:
         "transceiver_id": str(FIRST_ID),
         "transceiver_link_listen": f"127.0.0.1:{free_ports(WORKERS)}",
         "transceiver_control_listen": f"127.0.0.1:{free_ports(WORKERS)}",
+        "transceiver_ops_listen": f"127.0.0.1:{free_port()}",
         "transceiver_workers": str(WORKERS),
     }
 
 
 @contextlib.contextmanager
 def _spawned(settings: dict[str, str], directory: Path) -> Iterator[Server]:
-    running = spawn(NAME, [script("voicegate"), "--role", "transceiver"], directory, settings, ops="")
+    command, ops = [script("voicegate"), "--role", "transceiver"], settings["transceiver_ops_listen"]
+    running = spawn(NAME, command, directory, settings, ops=f"http://{ops}")
     try:
         yield running
     finally:
@@ -201,6 +214,12 @@ def test_a_given_id_and_its_ports_are_taken_over_from_the_dead(fixed: Server) ->
         assert _served(fixed)[-1] == FIRST_ID
     assert fixed.process.poll() is None
     assert _names(fixed)["vg-trans-1"] == before["vg-trans-1"], "the other worker serves on"
+    wait_until(lambda: request("GET", f"{fixed.ops}/readyz").status == 200, 3, "all of them to be ready")
+    page = parse_metrics(request("GET", f"{fixed.ops}/metrics").body)
+    assert page.total("voicegate_transceiver_worker_deaths_total", worker="0") == 2
+    for worker in range(WORKERS):
+        labels = {"worker": str(worker), "transceiver": str(FIRST_ID + worker)}
+        assert ("voicegate_transceiver_calls", frozenset(labels.items())) in page, page.like("_calls")
 
 
 @pytest.mark.parametrize("key", ["link_listen", "control_listen"])
@@ -222,7 +241,8 @@ def test_an_id_that_somebody_holds_is_a_sentence(
     settings: dict[str, str], fixed: Server, tmp_path: Path
 ) -> None:
     other = {**settings, "registry_lease_seconds": "3", "transceiver_id": str(FIRST_ID + 1)}
-    other |= {f"transceiver_{key}": "127.0.0.1:0" for key in ("link_listen", "control_listen")}
+    listens = ("link_listen", "control_listen", "ops_listen")
+    other |= {f"transceiver_{key}": "127.0.0.1:0" for key in listens}
     (tmp_path / "other").mkdir()
     with _spawned(other, tmp_path / "other") as running:
         assert running.process.wait(20) == 1

@@ -19,6 +19,7 @@ from voicegate.processes.messages import (
     supervisor_end,
     worker_end,
 )
+from voicegate.processes.worker import report
 
 pytestmark = [
     pytest.mark.anyio,
@@ -64,10 +65,28 @@ async def test_the_end_of_one_that_left_messages_unread_is_its_end() -> None:
 
 async def test_who_reads_nothing_is_not_waited_for() -> None:
     supervisor, worker = pair()
-    report = Report(1, [Sample("n", "gauge", "H" * 1000, {}, 1.0)], None)
-    while worker.send_nowait(report):
+    told = Report(1, [Sample("n", "gauge", "H" * 1000, {}, 1.0)], None)
+    while worker.send_nowait(told):
         pass
-    assert await supervisor.receive() == (report, [])
-    assert worker.send_nowait(report), "and goes on when there is room again"
+    assert await supervisor.receive() == (told, [])
+    assert worker.send_nowait(told), "and goes on when there is room again"
+    worker.close()
+    supervisor.close()
+
+
+async def test_a_report_that_is_too_large_says_at_least_that_all_is_well() -> None:
+    class Talkative:
+        def progress(self) -> int:
+            return 7
+
+        def samples(self) -> list[Sample]:
+            return [Sample("n", "gauge", "H" * 1000, {}, 1.0)] * 1000
+
+        def unready(self) -> str | None:
+            return "draining"
+
+    supervisor, worker = pair()
+    report(Talkative(), worker)
+    assert await supervisor.receive() == (Report(7, [], "draining"), [])
     worker.close()
     supervisor.close()

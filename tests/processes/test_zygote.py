@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.support.child import run_script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
 
@@ -39,15 +40,7 @@ zygote = start_zygote(serve)
 
 
 def run(script: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", HEAD + script],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        start_new_session=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+    return run_script(HEAD + script)
 
 
 def test_statuses_are_told_by_serial() -> None:
@@ -124,5 +117,28 @@ else:
 assert alive(pid), "a child goes on without it"
 os.kill(pid, signal.SIGKILL)
 zygote.close()
+"""
+    )
+
+
+def test_a_child_that_was_watched_can_be_killed_when_the_zygote_is_gone() -> None:
+    run(
+        """
+(one, _), (two, _), (three, _) = children = [started(serial) for serial in (1, 2, 3)]
+for serial, (_, pid) in enumerate(children, 1):
+    zygote.watch(serial, pid)
+zygote.watch(4, os.getpid())
+zygote.watch(5, 1 << 30)
+opened = open_descriptors(os.getpid())
+os.kill(zygote.pid, signal.SIGKILL)
+for serial in (1, 2, 4, 5, 1):
+    zygote.kill(serial)  # of a process that is no child of the zygote's, this one, nothing comes
+one.settimeout(5)
+two.settimeout(5)
+assert one.recv(10) == two.recv(10) == b"", "their sockets closed with them"
+assert len(open_descriptors(os.getpid())) == len(opened) - 2
+zygote.close()
+three.settimeout(5)
+assert three.recv(10) == b"", "nobody is left behind"
 """
     )

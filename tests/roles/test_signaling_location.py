@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -182,6 +183,49 @@ def test_a_maxmind_file(tmp_path: Path) -> None:
     assert find("1.1.1.1", 1000 + 4 * LOOK_SECONDS) == HERE
 
 
+def test_a_file_that_is_cut_short_in_its_place_is_used_on(tmp_path: Path) -> None:
+    """Were it mapped, this would end the tests with SIGBUS."""
+    path = tmp_path / "city.mmdb"
+    write_database(path, HERE, filler="x" * (1 << 20))
+    database = GeoDatabase(str(path), now=0.0)
+    whole = path.read_bytes()
+    for length in (len(whole) // 2, 0):
+        os.truncate(path, length)
+        for now in (0.0, LOOK_SECONDS, 2 * LOOK_SECONDS):
+            assert database.find(ipaddress.ip_address(CLIENT), now) == HERE
+
+
+@given(
+    st.just(1.0) | st.floats(0, 1), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=20)
+)
+def test_a_damaged_file_is_none_or_knows_nothing(
+    pristine: bytes, kept: float, bytes_at: list[tuple[float, int]]
+) -> None:
+    damaged = bytearray(pristine[: max(1, int(kept * len(pristine)))])
+    for where, byte in bytes_at:
+        damaged[int(where * len(damaged))] = byte
+    with tempfile.NamedTemporaryFile(suffix=".mmdb") as file:
+        file.write(damaged)
+        file.flush()
+        try:
+            database = GeoDatabase(file.name, 0.0)
+        except ValueError:
+            return
+        for address in ("1.1.1.1", "8.8.8.8", "2606:4700::1"):
+            try:
+                place = database.find(ipaddress.ip_address(address), 0.0)
+            except LookupError:
+                continue
+            assert place is None or abs(place.latitude) <= 90
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("geoip") / "city.mmdb"
+    write_database(path, HERE)
+    return path.read_bytes()
+
+
 def test_a_file_of_ipv4_only_and_a_damaged_one(tmp_path: Path) -> None:
     path = tmp_path / "four.mmdb"
     writer = MMDBWriter(4)
@@ -209,7 +253,7 @@ def test_a_database_that_cannot_be_used_is_a_sentence(
     for content in (b"", b"not a database" * 100):
         junk.write_bytes(content)
         assert check_database(junk) == [f"signaling.geoip_database {junk} is not a MaxMind database"]
-    assert check_database(tmp_path) == [f"signaling.geoip_database {tmp_path} is not a MaxMind database"]
+    assert check_database(tmp_path) == [f"signaling.geoip_database cannot read {tmp_path}: Is a directory"]
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     assert check_database(junk) == [
         "signaling.geoip_database needs the package maxminddb: pip install '.[geoip]'"

@@ -26,7 +26,7 @@ from voicegate.roles.transceiver.life import (
     Ended,
     EndReason,
 )
-from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan
+from voicegate.roles.transceiver.turn_plan import NO_PLAN, TurnPlan
 
 
 def tone(seconds: float, hertz: float = 440.0) -> bytes:

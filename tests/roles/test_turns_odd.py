@@ -19,7 +19,7 @@ from voicegate.proto.realtime import BYTES_PER_MS
 from voicegate.roles.transceiver.detection import Ability, Mode
 from voicegate.roles.transceiver.listening import TurnDesk
 from voicegate.roles.transceiver.turn_events import MAX_KINDS, Told
-from voicegate.roles.transceiver.turns import TurnPlan
+from voicegate.roles.transceiver.turn_plan import TurnPlan
 
 WATCH = '{"type": "voicegate.turns.watch"}'
 FIELDS = ["idle_timeout_ms", "silence_duration_ms", "prefix_padding_ms", "threshold", "eagerness", "type"]

@@ -61,6 +61,16 @@ class Child:
         return json.loads(line)
 
 
+def run_script(script: str) -> str:
+    """What a Python script says, in an interpreter and a process group of its own: for what forks, which a
+    process with threads must not. AssertionError, with its last words, when it fails."""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, start_new_session=True
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
 def tell(result: object) -> None:
     """In the child: one line to the parent."""
     sys.stdout.write(json.dumps(result) + "\n")

@@ -12,7 +12,7 @@ from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import TurnJudge
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.roles.transceiver.detection import Ability
-from voicegate.roles.transceiver.turns import TurnPlan
+from voicegate.roles.transceiver.turn_plan import TurnPlan
 
 
 class Listening:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -63,7 +63,39 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=5)
 
 
-def config(server: RedisServer, lease: float = LEASE, snapshot: str = "", cluster: int = 1) -> RegistryConfig:
+class GarblingRedis:
+    """Stands before a Redis; while there are `answers`, each of its own is replaced by the next of them."""
+
+    def __init__(self, behind: RedisServer) -> None:
+        self.port = free_port()
+        self.answers: Sequence[bytes] = ()
+        self.given = 0
+        self._behind = behind
+
+    async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        await trio.serve_tcp(self._serve, self.port, host="127.0.0.1", task_status=task_status)
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        redis = await trio.open_tcp_stream("127.0.0.1", self._behind.port)
+        async with redis, trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer, client, redis)
+            with suppress(trio.BrokenResourceError):
+                async for commands in client:
+                    await redis.send_all(commands)
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, client: trio.SocketStream, redis: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for answer in redis:
+                if self.answers:
+                    answer = self.answers[self.given % len(self.answers)]
+                    self.given += 1
+                await client.send_all(answer)
+
+
+def config(
+    server: RedisServer | GarblingRedis, lease: float = LEASE, snapshot: str = "", cluster: int = 1
+) -> RegistryConfig:
     url = f"redis://127.0.0.1:{server.port}/0"
     return RegistryConfig(cluster=cluster, redis=url, lease_seconds=lease, snapshot=snapshot)
 
@@ -74,7 +106,7 @@ def own_table(registry: RedisRegistry) -> LeaseTable[TransceiverRecord]:
 
 @asynccontextmanager
 async def joined(
-    server: RedisServer,
+    server: RedisServer | GarblingRedis,
     *,
     lease: float = LEASE,
     snapshot: str = "",

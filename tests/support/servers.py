@@ -278,8 +278,8 @@ def cluster(
             elif "voicegate.agents.parrot" in command:
                 command = _with_option(command, "--listen", f"127.0.0.1:{parrot_port}")
             elif "transceiver" in command:
-                own["transceiver_control_listen"] = f"127.0.0.1:{free_port()}"
-                ops = f"http://{own['transceiver_control_listen']}"
+                own["transceiver_ops_listen"] = f"127.0.0.1:{free_port()}"
+                ops = f"http://{own['transceiver_ops_listen']}"
             elif "relay" in command:
                 ops = f"http://{relay_ops}"
             elif "signaling" in command:

@@ -18,7 +18,7 @@ from tests.support.speech import Sound, resample
 
 RATE: Final = 24_000
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS of speak_lib.h
-_UTF8_SSML = 1 | 0x10  # espeakCHARS_UTF8 | espeakSSML
+_TEXT_FLAGS = 1 | 0x10 | 0x100  # espeakCHARS_UTF8 | espeakSSML | espeakPHONEMES
 _MARK = 3  # espeakEVENT_MARK
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeakRATE, espeakPITCH, espeakRANGE
 
@@ -86,7 +86,7 @@ class _Engine:
         for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, speaker.range)):
             self._lib.espeak_SetParameter(parameter, value, 0)
         text = f"<speak>{ssml}</speak>".encode()
-        self._lib.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 1, 0, _UTF8_SSML, None, None)
+        self._lib.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 1, 0, _TEXT_FLAGS, None, None)
         return (np.concatenate(self._chunks) / 32768).astype(np.float32), list(self._marks)
 
 
@@ -96,7 +96,7 @@ def engine() -> _Engine:
 
 
 def say(text: str, speaker: Speaker) -> Sound:
-    """A sentence as it is punctuated, at RATE; no silence cut off."""
+    """A sentence as it is punctuated, at RATE; no silence cut off. Phonemes of espeak-ng stand in [[ ]]."""
     sound, _ = engine().say(text, speaker)
     return _at_rate(sound)
 

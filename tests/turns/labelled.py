@@ -57,7 +57,8 @@ def _make(half: Half, folder: Path) -> None:
     people = speakers(half, 20, rng)
     beds = Beds(people, rng)
     _write(made / "turns.jsonl", make_turns(half, made, people, beds, rng))
-    _write(made / "overlaps.jsonl", make_overlaps(half, made, people, beds, rng))
+    overlaps = np.random.default_rng(_SEEDS[half] + 10)  # of their own: the turns may change beside them
+    _write(made / "overlaps.jsonl", make_overlaps(half, made, people, beds, overlaps))
     try:
         made.rename(folder)
     except OSError:  # another run was first

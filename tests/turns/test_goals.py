@@ -62,17 +62,22 @@ def test_false_stops(found: dict[str, Any], kind: str, transcripts: str) -> None
 
 
 def test_missed_barge_ins(found: dict[str, Any]) -> None:
-    """With transcripts; without them a single "stop it" is as long as "I see", and only what goes on is an
-    interruption."""
+    """The goal is 2 %. Without transcripts a single "stop it" cannot be told from an "I see"."""
     assert 1 - found["told"]["all barge-ins"]["stopped"] <= 0.02
-    assert 1 - found["overlaps"]["long barge-in"]["stopped"] <= 0.06
+    assert 1 - found["overlaps"]["long barge-in"]["stopped"] <= 0.04
+    assert 1 - found["overlaps"]["all barge-ins"]["stopped"] <= 0.16
 
 
 def test_the_output_is_paused_in_time(found: dict[str, Any]) -> None:
-    """95 of 100 barge-ins, from their first sound on; a frame beyond the 120 ms of the goal."""
+    """95 of 100 barge-ins, from their first sound on: the goal."""
     late = found["overlaps"]["all barge-ins"]["pause"][1]
     assert late is not None
-    assert late <= 0.14
+    assert late <= 0.12
+
+
+def test_there_are_few_pauses_for_nothing(found: dict[str, Any]) -> None:
+    """A minute, of an agent whose echo comes back in half of the calls."""
+    assert found["overlaps"]["all barge-ins"]["idle"] <= 7
 
 
 def _start(out: Path, *arguments: object) -> subprocess.Popen[bytes]:

@@ -62,6 +62,8 @@ def test_a_manifest_that_is_not_there_or_empty(tmp_path: Path) -> None:
         ('"barge_in": true', "a barge-in needs its onset"),
         ('"barge_in": false, "onset": 2, "end": 1', "the onset is not before the end"),
         ('"barge_in": false, "onset": -1', "the onset is not before the end, or negative"),
+        ('"barge_in": false, "agent_onset": -1', "agent_onset is negative, or behind the onset"),
+        ('"barge_in": true, "onset": 1, "agent_onset": 2', "agent_onset is negative, or behind the onset"),
         ('"barge_in": false, "echo": "e.wav", "echo_delay": 2', "echo_delay is 0 to 1 seconds, not 2.0"),
         ('"kind": 3, "barge_in": false', "Expected `str`, got `int`"),
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -135,6 +137,21 @@ def test_a_transcript_is_told_when_it_would_have_come(tmp_path: Path) -> None:
     assert told[0].seconds == pytest.approx(0.4, abs=0.021)
     _, _, policy = react(tmp_path, row(tmp_path, voice=0.3), {})
     assert not [overlap for overlap in policy.seen if overlap.said is not None]
+
+
+def test_what_was_said_before_the_answer_is_heard_and_is_no_overlap(tmp_path: Path) -> None:
+    overlap = msgspec.structs.replace(row(tmp_path, echo=True), agent_onset=0.9)
+    reaction, activity, policy = react(tmp_path, overlap, {3: Action.PAUSE, 40: Action.RESUME})
+    assert len(activity.frames) == 150
+    assert reaction.pauses == pytest.approx((1.06,))
+    assert policy.seen[0].agent == pytest.approx(1.02 - 0.9)
+    heard = from_pcm(b"".join(activity.frames))
+    assert heard[round(1.005 * PCM_RATE)] == pytest.approx(0.5, abs=1e-3)  # the echo comes with the answer
+    assert heard[round(1.015 * PCM_RATE)] == pytest.approx(0.52, abs=1e-3)
+    (of_kind,) = figures([reaction])
+    assert of_kind.idle == 0.0
+    early = msgspec.structs.replace(overlap, onset=1.4)
+    assert figures([replace(reaction, overlap=early)])[0].idle == pytest.approx(60 / 0.5)
 
 
 def reaction(**changes: object) -> Reaction:

@@ -5,7 +5,8 @@ phrase accents and boundary tones in the Columbia Games Corpus) count before a c
 %, high rise 22 %, low rise 14 %, plateau 13 %, none 1 %; and before a pause after which the same speaker goes
 on: falling 25 %, high rise 9 %, low rise 12 %, plateau 30 %, none 22 %. `TONES` splits these by what the
 script knows (whether the sentence is complete, whether it is a question), so that the sums come near the
-table.
+table. Backchannels rise: 69 % of them end high in Dutch map tasks (Caspers 2000), and in American English
+their pitch has a greater slope than that of the same words when they answer something (Benus et al. 2007).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ TONES: Final[dict[str, dict[str, float]]] = {
     "complete": {"fall": 0.62, "high rise": 0.13, "low rise": 0.25},
     "end": {"fall": 0.60, "high rise": 0.08, "low rise": 0.16, "plateau": 0.16},
     "question": {"fall": 0.30, "high rise": 0.70},
+    "backchannel": {"fall": 0.20, "high rise": 0.25, "low rise": 0.45, "plateau": 0.10},
 }
 _PUNCTUATION: Final = {"fall": ".", "high rise": "?", "low rise": ","}
 _FADE: Final = {"end": -3.0, "pause": -0.5}

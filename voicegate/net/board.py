@@ -20,7 +20,10 @@ from voicegate.net.registry import RegistryError
 COMMAND_SECONDS = 1.0
 """A round trip takes 0.14 ms; a Redis that needs a second for one is down."""
 FAILURES = (redis.RedisError, OSError)
-"""What a command raises when Redis is not there, does not answer in time, or refuses."""
+"""What `ask` raises when Redis is not there, does not answer in time, refuses, or cannot be understood."""
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What redis-py raises when an answer is no RESP (a length that is no number), and we when it is of another
+kind than the command has (a number for a list)."""
 
 _TAKE = """
 local held = redis.pcall('GET', KEYS[1])
@@ -59,6 +62,20 @@ def open_client(url: str) -> tuple[Any, str]:
     return client, f"{where.get('host', where.get('path', '?'))}:{where.get('port', '')}".rstrip(":")
 
 
+async def ask(function: Callable[[], _T], limiter: trio.CapacityLimiter) -> _T:
+    """Say something to Redis in a thread: `function` sends commands and takes their answers apart. Raises
+    what is in `FAILURES`."""
+    # Abandoning is safe: each command ends by its own time limit, and none holds anything of ours.
+    return await trio.to_thread.run_sync(_understand, function, abandon_on_cancel=True, limiter=limiter)
+
+
+def _understand(function: Callable[[], _T]) -> _T:
+    try:
+        return function()
+    except _UNREADABLE as error:
+        raise redis.InvalidResponse(f"cannot read an answer: {type(error).__name__}: {error}") from error
+
+
 class Board:
     """Redis as a notice board. Every method but `call` blocks, and runs in a thread by `call`."""
 
@@ -69,8 +86,7 @@ class Board:
         self._limiter = trio.CapacityLimiter(8)
 
     async def call(self, function: Callable[[], _T]) -> _T:
-        # Abandoning is safe: each command ends by its own time limit, and none holds anything of ours.
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+        return await ask(function, self._limiter)
 
     def read(self, kinds: Sequence[Kind[Any]]) -> list[dict[int, str]]:
         """For each kind, the tokens of all ids in its set; ids without a lease leave the set."""
@@ -105,8 +121,10 @@ class Board:
         before."""
         milliseconds = int(kind.lease_seconds * 1000)
         held = self._client.eval(_TAKE, 1, f"{kind.lease_prefix}{id}", token, milliseconds, *ours)
+        if isinstance(held, bytes):
+            return held
         if held is not None:
-            return bytes(held)
+            raise TypeError(f"a lease is no {type(held).__name__}")
         commands: list[tuple[Any, ...]] = [("SADD", kind.index, id)]
         if announce:
             commands.append(("PUBLISH", kind.channel, token))

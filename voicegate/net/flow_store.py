@@ -17,7 +17,7 @@ from typing import TypeVar
 import trio
 
 from voicegate.config import Config
-from voicegate.net.board import FAILURES, open_client
+from voicegate.net.board import FAILURES, ask, open_client
 from voicegate.proto.address import IPV4_LENGTH, IPV6_LENGTH, ClientAddress
 from voicegate.proto.errors import BadPacket
 from voicegate.proto.keys import ClusterKeys
@@ -74,7 +74,7 @@ class FlowStore:
         tell."""
         found: dict[ClientAddress, bytes] = {}
         for batch in _batches(clients):
-            tokens = await self._call(partial(self._client.mget, list(map(_key, batch))))
+            tokens = await self._call(partial(self._get, batch))
             self._counts["asked"] += len(batch)
             for client, token in zip(batch, tokens, strict=True):
                 if token is not None and (ticket := self._open_untrusted(client, token)) is not None:
@@ -101,8 +101,7 @@ class FlowStore:
             self._counts["skipped"] += 1
             raise StoreDown(f"Redis at {self._name} has not answered yet what it was asked")
         try:
-            # Abandoning is safe: a command ends by its own time limit, and holds nothing of ours.
-            return await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+            return await ask(function, self._limiter)
         except FAILURES as error:
             self._counts["failures"] += 1
             self._rests_until = trio.current_time() + PAUSE_SECONDS
@@ -113,6 +112,12 @@ class FlowStore:
         tokens = (self._keys.seal.seal(_LABEL, ticket + client) for client, ticket in notes)
         clients = (_key(client) for client, _ in notes)
         self._client.eval(_SET, len(notes), *clients, *tokens, int(self.ttl_seconds * 1000))
+
+    def _get(self, clients: Sequence[ClientAddress]) -> list[bytes | None]:
+        tokens: list[bytes | None] = self._client.mget(list(map(_key, clients)))
+        if len(tokens) != len(clients) or not all(isinstance(token, bytes | None) for token in tokens):
+            raise TypeError("MGET answers with a string, or nothing, for each key")
+        return tokens
 
     def _open_untrusted(self, client: ClientAddress, token: bytes) -> bytes | None:
         """The ticket in a token that was made for this client; None (counted) for anything else."""

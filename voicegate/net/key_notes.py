@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from typing import Any
 
 import trio
 
 from voicegate import logs
-from voicegate.net.board import FAILURES, open_client
+from voicegate.net.board import FAILURES, ask, open_client
 from voicegate.net.registry import RegistryError
 from voicegate.proto.keys import ClusterKeys
 
@@ -91,10 +92,7 @@ class KeyNotes:
             raise RegistryError(f"cannot use Redis at {self._name}: {error}") from error
 
     async def _call(self, function: Any, *arguments: Any) -> Any:
-        # Abandoning is safe: each command ends by its own time limit, and none holds anything of ours.
-        return await trio.to_thread.run_sync(
-            function, *arguments, abandon_on_cancel=True, limiter=self._limiter
-        )
+        return await ask(partial(function, *arguments), self._limiter)
 
     def _write(self, mark: str, seconds: float) -> None:
         if seconds > 0:

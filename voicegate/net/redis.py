@@ -221,7 +221,12 @@ class RedisRegistry(Registry):
             table.load_untrusted(kept.get(table.kind.index, ()))
         refused = sum(table.counts["forged"] + table.counts["foreign"] for table in self._tables)
         if refused:
-            self._snapshot.tell(f"{refused} of its records do not open with our keys.secrets")
+            _log.warning(
+                "the registry's snapshot has records that do not open with our secrets, as after a change of"
+                " secrets; they are not used, and the file is written anew when Redis has been read",
+                file=str(self._snapshot.path),
+                records=refused,
+            )
 
     async def _keep_snapshot(self, snapshot: Snapshot) -> None:
         """Write what is known of the tables whenever it has changed, once Redis has been read."""

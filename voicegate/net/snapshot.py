@@ -38,7 +38,7 @@ class Snapshot:
 
     def __init__(self, path: Path, *, own_directory: bool = False) -> None:
         """`own_directory`: its directory is made, and must be closed to everybody else."""
-        self._path = path
+        self.path = path
         self._own_directory = own_directory
 
     def load(self) -> dict[str, list[str]]:
@@ -48,45 +48,45 @@ class Snapshot:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            self.tell(str(error))
+            self._tell(str(error))
             return {}
 
     def save(self, tables: Mapping[str, Sequence[str]]) -> None:
         """Replace the file, as a whole or not at all. OSError when that is not possible."""
-        directory = self._path.parent
+        directory = self.path.parent
         if self._own_directory:
             directory.mkdir(mode=0o700, exist_ok=True)
             self._check_directory()
         lines = [f"{name} {token}" for name, tokens in tables.items() for token in tokens]
-        handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{self._path.name}.")  # mode 0600
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{self.path.name}.")  # mode 0600
         try:
             with open(handle, "w", encoding="ascii") as file:
                 file.write("\n".join([_FIRST_LINE, *lines, ""]))
-            os.replace(temporary, self._path)
+            os.replace(temporary, self.path)
         except BaseException:
             os.unlink(temporary)
             raise
 
-    def tell(self, problem: str) -> None:
+    def _tell(self, problem: str) -> None:
         _log.warning(
             "the registry's snapshot is not used; set registry.snapshot to another file or remove this one",
-            file=str(self._path),
+            file=str(self.path),
             error=problem,
         )
 
     def _read(self) -> bytes:
         if self._own_directory:
             self._check_directory()
-        handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ValueError("it is not a file")
             return file.read(MAX_BYTES + 1)
 
     def _check_directory(self) -> None:
-        state = os.lstat(self._path.parent)
+        state = os.lstat(self.path.parent)
         if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077:
-            raise PermissionError(f"{self._path.parent} is not a directory of ours alone")
+            raise PermissionError(f"{self.path.parent} is not a directory of ours alone")
 
 
 def _parse_untrusted(data: bytes) -> dict[str, list[str]]:

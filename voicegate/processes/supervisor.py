@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import trio
@@ -53,6 +54,15 @@ class Place(NamedTuple):
     """Of sockets, which stay open here."""
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A process, from its start to its end."""
+
+    channel: Channel[FromWorker]
+    boot: str = ""
+    """Empty: it has no slot."""
+
+
 class Supervisor:
     """The workers of one role; `run` until cancelled."""
 
@@ -78,13 +88,10 @@ class Supervisor:
         self._stop_seconds = stop_seconds
         self._lost = lost
         self._slots = Slots(len(places), start_seconds)
-        self._boots: dict[int, str] = {}
-        """By worker."""
-        self._channels: dict[int, Channel[FromWorker]] = {}
-        """By worker."""
+        self._workers: dict[int, _Worker] = {}
         self._statuses: dict[int, int] = {}
         self._reports: dict[int, Report] = {}
-        """The last one of each slot."""
+        """The last one of each slot that is served."""
         self._deaths: Counter[str] = Counter()
         """By slot, or "spare"."""
         self._changed = trio.Event()
@@ -92,6 +99,7 @@ class Supervisor:
         self._started = False
         """Every slot was served once: the configuration can be used."""
         self._problem = ""
+        self._stopping = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started when every slot is served. ConfigError when the workers find until then that the
@@ -115,6 +123,8 @@ class Supervisor:
 
     def unready(self) -> str | None:
         """Why not every call gets through, for a person."""
+        if self._stopping:
+            return "draining"
         now, count = trio.current_time(), len(self._places)
         for index, slot in enumerate(self._slots.slots):
             if not slot.serving:
@@ -155,8 +165,8 @@ class Supervisor:
         """The workers open what others mint as soon as this process does."""
         if self._keys.version != self._keys_version:
             self._keys_version = self._keys.version
-            for channel in self._channels.values():
-                channel.send_nowait(Keys(self._keys.entries))
+            for worker in self._workers.values():
+                worker.channel.send_nowait(Keys(self._keys.entries))
 
     def _act(self) -> None:
         for action in self._slots.poll(trio.current_time()):
@@ -168,6 +178,7 @@ class Supervisor:
                 case Kill(worker, slot):
                     _log.error("a worker makes no progress: it is killed and replaced", **_whom(slot))
                     self._deaths[_label(slot)] += 1
+                    self._forget_report(slot)
                     self._zygote.kill(worker)
 
     def _start(self, worker: int) -> None:
@@ -180,21 +191,22 @@ class Supervisor:
             self._slots.ended(worker, trio.current_time())
             return
         channel.send_nowait(Keys(self._keys.entries))
-        self._channels[worker] = channel
+        self._workers[worker] = _Worker(channel)
         self._nursery.start_soon(self._listen, worker, channel)
 
     def _give(self, slot: int, worker: int) -> None:
-        place = self._places[slot]
-        boot = self._boots[worker] = secrets.token_hex(8)
+        place, given = self._places[slot], self._workers[worker]
+        given.boot = secrets.token_hex(8)
         # If it is gone already its channel says so next.
-        self._channels[worker].send_nowait(Serve(slot, place.cpu, boot, place.given), place.descriptors)
+        given.channel.send_nowait(Serve(slot, place.cpu, given.boot, place.given), place.descriptors)
 
     async def _listen(self, worker: int, channel: Channel[FromWorker]) -> None:
         """Follow a worker until it ends."""
         while (received := await channel.receive()) is not None:
             match received[0]:
-                case Warm():
+                case Warm(pid):
                     self._slots.warm(worker)
+                    self._zygote.watch(worker, pid)
                 case Report() as report:
                     self._reported(worker, report)
                 case Failed(problem) if self._started:
@@ -204,16 +216,16 @@ class Supervisor:
                 case Failed(problem):
                     self._problem = problem
             self._changed.set()
-        del self._channels[worker]
+        boot = self._workers.pop(worker).boot
         channel.close()
         death = self._slots.ended(worker, trio.current_time())
         self._changed.set()
         self._zygote.kill(worker)  # one that only lost its socket must not read on beside its successor
-        boot = self._boots.pop(worker, None)
-        if boot is not None and self._lost is not None:
+        if boot and self._lost is not None:
             self._nursery.start_soon(self._lost, boot)
         if death is not None:
             self._deaths[_label(death.slot)] += 1
+            self._forget_report(death.slot)
             await self._tell(worker, death)
         self._statuses.pop(worker, None)
 
@@ -222,6 +234,10 @@ class Supervisor:
         for index, slot in enumerate(self._slots.slots):
             if slot.worker == worker:
                 self._reports[index] = report
+
+    def _forget_report(self, slot: int | None) -> None:
+        if slot is not None:
+            self._reports.pop(slot, None)
 
     async def _follow_zygote(self) -> None:
         await self._zygote.run(self._statuses.__setitem__)
@@ -243,15 +259,25 @@ class Supervisor:
         )
 
     async def _stop(self) -> None:
-        """Let every worker end; whoever does not is killed with the zygote."""
-        for channel in self._channels.values():
-            channel.send_nowait(Stop())
+        """Let every worker end, and show what it reports until then; whoever does not is killed with the
+        zygote."""
+        self._stopping = True
+        for worker in self._workers.values():
+            worker.channel.send_nowait(Stop())
         with trio.move_on_after(self._stop_seconds):
-            for channel in self._channels.values():
-                while await channel.receive() is not None:
-                    pass
-        for channel in self._channels.values():
-            channel.close()
+            async with trio.open_nursery() as nursery:
+                for serial, worker in self._workers.items():
+                    nursery.start_soon(self._see_off, serial, worker.channel)
+        for worker in self._workers.values():
+            worker.channel.close()
+
+    async def _see_off(self, worker: int, channel: Channel[FromWorker]) -> None:
+        while (received := await channel.receive()) is not None:
+            if isinstance(received[0], Report):
+                self._reported(worker, received[0])
+        death = self._slots.ended(worker, trio.current_time())
+        if death is not None:
+            self._forget_report(death.slot)
 
 
 def cpus(workers: int) -> list[int]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
 import structlog
 import trio
 
@@ -41,11 +42,8 @@ FIRST_REPORTS = (0.05, 0.2)
 _log = logs.get_logger(__name__)
 
 
-class Part(Protocol):
-    """What a worker does in its slot."""
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
-        """Serve until cancelled; started when it does. ConfigError when the configuration cannot be used."""
+class Reporting(Protocol):
+    """What a worker tells of its part."""
 
     def progress(self) -> int:
         """Grows as long as work is done."""
@@ -55,6 +53,13 @@ class Part(Protocol):
 
     def unready(self) -> str | None:
         """Why no call would get through, for a person."""
+
+
+class Part(Reporting, Protocol):
+    """What a worker does in its slot."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Serve until cancelled; started when it does. ConfigError when the configuration cannot be used."""
 
     def close(self) -> None: ...
 
@@ -133,12 +138,28 @@ async def _obey(
 
 
 async def _forward(part: Part, channel: Channel[ToWorker]) -> None:
+    reporting = trio.CancelScope(shield=True)
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await part.run(task_status=task_status)
+        finally:
+            reporting.cancel()
+
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(part.run)
-            for pause in itertools.chain(FIRST_REPORTS, itertools.repeat(REPORT_SECONDS)):
-                # One that the supervisor does not read is no loss: the next says more.
-                channel.send_nowait(Report(part.progress(), part.samples(), part.unready()))
-                await trio.sleep(pause)
+            await nursery.start(serve)
+            with reporting:  # until the part has ended, which takes its time where calls are drained
+                for pause in itertools.chain(FIRST_REPORTS, itertools.repeat(REPORT_SECONDS)):
+                    report(part, channel)
+                    await trio.sleep(pause)
     finally:
         part.close()
+
+
+def report(part: Reporting, channel: Channel[ToWorker]) -> None:
+    """Tell the supervisor how a part is. What it does not read is no loss: the next says more."""
+    told = Report(part.progress(), part.samples(), part.unready())
+    if not channel.send_nowait(told):
+        # Should there ever be more samples than a message holds, it is alive all the same.
+        channel.send_nowait(msgspec.structs.replace(told, samples=[]))

@@ -10,7 +10,9 @@ on a socket, forks a child for each, and reaps it. Children are known by the ser
 process ids are used again.
 
 Nothing outlives who started it, however that ends: the zygote kills its children and ends when its socket is
-closed at the other end. SIGINT and SIGTERM, which terminals and service managers send to whole groups, are
+closed at the other end. Should the zygote itself be killed, its children go on, and who started it can still
+kill those whose process ids it was told in time: by descriptors, for a process id may be another's by then.
+SIGINT and SIGTERM, which terminals and service managers send to whole groups, are
 ignored by all of them: the supervisor tells its children when to stop, and in which order.
 """
 
@@ -46,6 +48,8 @@ class Zygote:
 
     def __init__(self, pid: int, sock: socket.socket) -> None:
         self.pid = pid
+        self._descriptors: dict[int, int] = {}
+        """Of children's processes (pidfd_open(2)), by serial."""
         self._sock = sock
         sock.setblocking(False)
 
@@ -61,10 +65,26 @@ class Zygote:
                 raise
         return ours
 
+    def watch(self, serial: int, pid: int) -> None:
+        """Tell a child's process id, as it says itself, so that `kill` needs no zygote. An id of anything but
+        a child of the zygote is ignored, and so is any where the kernel has no descriptors of processes
+        (Linux before 5.3)."""
+        with contextlib.suppress(OSError):
+            # Opened first: whatever becomes of the id, the descriptor stays with the process that was asked.
+            descriptor = os.pidfd_open(pid)
+            if _parent(pid) == self.pid and serial not in self._descriptors:
+                self._descriptors[serial] = descriptor
+            else:
+                os.close(descriptor)
+
     def kill(self, serial: int) -> None:
         """SIGKILL; nothing happens to a child that has ended already."""
         with contextlib.suppress(OSError):
             self._sock.send(_ORDER.pack(_KILL, serial))
+        if (descriptor := self._descriptors.pop(serial, None)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
 
     async def run(self, ended: Callable[[int, int], None]) -> None:
         """Report each child's end, as `subprocess` writes its status (-9: SIGKILL); returns when the zygote
@@ -83,6 +103,8 @@ class Zygote:
 
     def close(self) -> None:
         """End it and every child that is left. Waits until they are gone, END_SECONDS at most."""
+        for serial in tuple(self._descriptors):
+            self.kill(serial)
         self._sock.close()
         deadline = time.monotonic() + END_SECONDS
         with contextlib.suppress(ChildProcessError):
@@ -114,6 +136,12 @@ def name_process(name: str) -> None:
     """What `ps` and `top` show, 15 characters; only for people, so nothing depends on it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
+
+
+def _parent(pid: int) -> int:
+    """Its parent's process id, by the fourth field of proc_pid_stat(5): the second is a name, in which
+    anything may be. OSError when there is no such process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class _Loop:

@@ -12,13 +12,15 @@ An overlap says what the person does while the agent says `agent`:
 
     {"file": "b.wav", "agent": "said.wav", "kind": "cough", "barge_in": false, "onset": 1.02, "end": 1.4}
 
-`echo` is what a loudspeaker brings of `agent` into this microphone, sample by sample beside it; it is mixed
-in `echo_delay` later, as far as the agent's sound is really played. Other fields may be there and are left
+`agent_onset` is where the agent's first sound comes (0): what the person said before is heard, too. `echo` is
+what a loudspeaker brings of `agent` into this microphone, sample by sample beside it; it is mixed in
+`echo_delay` later, as far as the agent's sound is really played. Other fields may be there and are left
 alone.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -44,7 +46,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Overlap(msgspec.Struct, frozen=True):
-    """What a microphone hears while the agent speaks, from the agent's first sound on."""
+    """What a microphone hears while the agent speaks."""
 
     file: str
     agent: str
@@ -57,6 +59,8 @@ class Overlap(msgspec.Struct, frozen=True):
     echo: str = ""
     echo_delay: float = 0.0
     said: str = ""
+    agent_onset: float = 0.0
+    """Where the agent's first sound comes."""
 
 
 class _Span(msgspec.Struct):
@@ -87,6 +91,8 @@ def read_overlaps(path: Path) -> list[Overlap]:
             raise ManifestError(f"{path}, line {line}: a barge-in needs its onset")
         if row.onset is not None and not 0 <= row.onset < (row.onset + 1 if row.end is None else row.end):
             raise ManifestError(f"{path}, line {line}: the onset is not before the end, or negative")
+        if not 0 <= row.agent_onset <= (math.inf if row.onset is None else row.onset):
+            raise ManifestError(f"{path}, line {line}: agent_onset is negative, or behind the onset")
         if not 0 <= row.echo_delay <= 1:
             raise ManifestError(f"{path}, line {line}: echo_delay is 0 to 1 seconds, not {row.echo_delay}")
     return [row for _, row in rows]

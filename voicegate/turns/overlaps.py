@@ -136,7 +136,8 @@ def _idle_pauses(reactions: Sequence[Reaction]) -> float:
     count = sum(
         sum(at < end for at in reaction.pauses) for reaction, end in zip(reactions, until, strict=True)
     )
-    return 60 * count / max(sum(until), FRAME_SECONDS)
+    spoken = sum(until) - sum(reaction.overlap.agent_onset for reaction in reactions)
+    return 60 * count / max(spoken, FRAME_SECONDS)
 
 
 def _to_pause(reaction: Reaction) -> float:
@@ -174,8 +175,13 @@ def _run(
     if transcript_after is not None and overlap.said and overlap.end is not None:
         told_at = overlap.end + transcript_after
     now = 0.0
+    frames = read_frames(folder / overlap.file)
+    before = round(overlap.agent_onset / FRAME_SECONDS)
+    for frame in frames[:before]:
+        now += FRAME_SECONDS
+        machine.push(frame, now)
     machine.output_began(now)
-    for frame in read_frames(folder / overlap.file):
+    for frame in frames[before:]:
         sent = agent.send()
         if sent is not None:
             machine.push_output(sent, now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from voicegate.media.codec import FRAME_BYTES, FRAME_SECONDS, PCM_RATE
 from voicegate.media.turns.decisions import Decision
 from voicegate.media.turns.interruption import DefaultPolicy
@@ -12,8 +14,10 @@ from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import Hop, InterruptionPolicy, Pause, Verdict
 from voicegate.media.turns.settings import TurnSettings
 
-VOICE = b"\x01" + bytes(FRAME_BYTES - 1)
-BABBLE = b"\x02" + bytes(FRAME_BYTES - 1)
+_TONE = (3000 * np.sin(2 * np.pi * 200 / PCM_RATE * np.arange(FRAME_BYTES // 2))).astype("<i2").tobytes()
+VOICE = b"\x01" + _TONE[1:]
+COUGH = b"\x01" + bytes(FRAME_BYTES - 1)
+BABBLE = b"\x02" + _TONE[1:]
 QUIET = bytes(FRAME_BYTES)
 START = 1000.0
 D = TypeVar("D")
@@ -21,7 +25,7 @@ D = TypeVar("D")
 
 class MarkedActivity:
     """A frame that begins with 1 is a voice: one in five is weak, as syllables have it. With 2: people at the
-    other end of the room, who are always as loud."""
+    other end of the room, who are always as loud. COUGH is a voice to it, but has no pitch."""
 
     def __init__(self) -> None:
         self._voiced = 0

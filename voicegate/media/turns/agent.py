@@ -9,6 +9,7 @@ from voicegate.media.codec import FRAME_SAMPLES, PCM_RATE
 from voicegate.media.turns.decisions import OutputPaused, OutputResumed, OutputStopped
 from voicegate.media.turns.echo import EchoGuard
 from voicegate.media.turns.ledger import Ledger
+from voicegate.media.turns.loudness import Loudness
 from voicegate.media.turns.microphone import EPSILON, STALL, Microphone
 from voicegate.media.turns.output import AgentOutput
 from voicegate.media.turns.overlap import OpenOverlap
@@ -50,6 +51,7 @@ class Agent:
         self._protected = False
         self._echo = EchoGuard()
         self._output = AgentOutput()
+        self._loudness = Loudness()
         self._overlap: OpenOverlap | None = None
         self._settled: OpenOverlap | None = None  # the last one, whose words may still come
 
@@ -93,6 +95,11 @@ class Agent:
             return False
         return self._echo.is_echo(hop, position / PCM_RATE, now)
 
+    def hear_turn(self, hop: Hop) -> None:
+        """A frame of a turn of the person's own."""
+        if hop.voiced:
+            self._loudness.hear(hop.level)
+
     def hear(self, hop: Hop, echo: bool, now: float) -> Speech | None:
         """A frame of the microphone while the agent speaks, its echo taken out. Returns an interruption."""
         microphone, overlap = self._microphone, self._overlap
@@ -100,7 +107,7 @@ class Agent:
             if not hop.voiced:
                 return None
             overlap = self._overlap = OpenOverlap(microphone.position - FRAME_SAMPLES)
-        overlap.hear(hop, echo, microphone.position, microphone.likely)
+        overlap.hear(hop, echo, microphone.position, microphone.likely, microphone.last(2))
         if not self._output.held:
             silent = microphone.position - overlap.last_voice >= OVERLAP_OVER * PCM_RATE
             if silent if overlap.likely else microphone.evidence == 0:
@@ -206,12 +213,17 @@ class Agent:
     def _see(self, overlap: OpenOverlap, now: float) -> Overlap:
         """The overlap as the policy is told of it."""
         output, position = self._output, self._microphone.position
+        level, usual = overlap.level, self._loudness.usual
+        strong, pitched = overlap.strong()
         return Overlap(
             seconds=overlap.seconds(position),
             voiced=overlap.voiced,
-            strong=overlap.strong,
+            strong=strong,
+            pitched=pitched,
+            syllables=overlap.syllables,
             silence=(position - overlap.last_voice) / PCM_RATE + self._microphone.missing(now),
-            level=overlap.level,
+            level=level,
+            loudness=None if usual is None else level - usual,
             echo=overlap.echo,
             agent=output.spoken(position),
             remaining=output.remaining(now),

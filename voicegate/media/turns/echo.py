@@ -36,9 +36,10 @@ EVERY_EARLY: Final = 4
 """... and in an answer's first WINDOW frames, while no path is known."""
 ALIKE: Final = 0.7
 """Correlation of a possible echo. Twice at the same lag it is believed ..."""
-SURE: Final = 0.88
-"""... and from here on at once. Of the labelled set's windows of 32 frames 88 in 100 with an echo reach the
-one and 56 the other; of those without one 5 and 0.2 do."""
+SURE: Final = 0.85
+"""... and from here on at once. In the labelled set's tune half a path was believed in none of 149 recordings
+without an echo, and in 163 of 211 with one: in half of these within an answer's first 0.52 s. Where the
+echo's voice is below the noise there is none to be found."""
 MARGIN: Final = 3.0
 """dB: echo is not steadier than that about what its path makes of the output."""
 _FLOOR: Final = -60.0

@@ -63,6 +63,7 @@ class TurnMachine:
             microphone.hear(frame, hop)
             self._judge.listen(frame, hop)
             if person.has_turn:
+                self._agent.hear_turn(hop)
                 person.hear(now)
                 self._note_end(now)
             elif self._agent.speaking and self._settings.interrupts:

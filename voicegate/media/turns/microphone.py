@@ -112,6 +112,10 @@ class Microphone:
         while len(self.audio) > frames:
             self.audio.popleft()
 
+    def last(self, frames: int) -> bytes:
+        """The last so many frames, as far as they are kept."""
+        return b"".join(self.audio[-n] for n in range(min(frames, len(self.audio)), 0, -1))
+
     def audio_since(self, sample: int) -> list[bytes]:
         """The frames from the one that holds this sample, as far as they are kept."""
         wanted = -((sample - self.position) // FRAME_SAMPLES)

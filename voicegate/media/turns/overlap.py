@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from operator import and_
 from typing import Final
 
 from voicegate.media.codec import FRAME_SECONDS, PCM_RATE
+from voicegate.media.turns.pitch import has_pitch
 from voicegate.media.turns.plugins import OVERLAP_WINDOW, Hop
+from voicegate.media.turns.syllables import Syllables
 
 STRONG: Final = 12.0
 """dB below its loudest frame. A cough falls by 10 dB in 0.1 s from its beginning; speech stays and comes back
@@ -18,7 +21,7 @@ _UNVOICED: Final = -math.inf
 class OpenOverlap:
     """Not decided yet. Its figures look back for OVERLAP_WINDOW."""
 
-    __slots__ = ("_echoes", "_levels", "last_voice", "likely", "onset", "said")
+    __slots__ = ("_echoes", "_levels", "_pitches", "_syllables", "last_voice", "likely", "onset", "said")
 
     def __init__(self, onset: int) -> None:
         self.onset = onset
@@ -31,11 +34,17 @@ class OpenOverlap:
         frames = round(OVERLAP_WINDOW / FRAME_SECONDS)
         self._levels: deque[float] = deque(maxlen=frames)  # of each frame, dBFS
         self._echoes: deque[bool] = deque(maxlen=frames)
+        self._pitches: deque[bool] = deque(maxlen=frames)
+        self._syllables = Syllables()
 
-    def hear(self, hop: Hop, echo: bool, position: int, likely: bool) -> None:
-        """A frame that ends at `position`. `echo`: there was voice in it, but the agent's own."""
+    def hear(self, hop: Hop, echo: bool, position: int, likely: bool, pcm: bytes) -> None:
+        """A frame that ends at `position`. `echo`: there was voice in it, but the agent's own. `pcm`: it, and
+        the frame before."""
         self._echoes.append(echo)
-        self._levels.append(hop.level if hop.voiced else _UNVOICED)
+        self._pitches.append(hop.voiced and has_pitch(pcm))
+        level = hop.level if hop.voiced else _UNVOICED
+        self._levels.append(level)
+        self._syllables.hear(level)
         self.likely = self.likely or likely
         if hop.voiced:
             self.last_voice = position
@@ -49,13 +58,16 @@ class OpenOverlap:
         """Seconds."""
         return (len(self._levels) - self._levels.count(_UNVOICED)) * FRAME_SECONDS
 
+    def strong(self) -> tuple[float, float]:
+        """Seconds of voice that are nearly as loud as its loudest, and seconds of those that have a pitch."""
+        least = max(self._levels, default=_UNVOICED) - STRONG
+        strong = [level >= least > _UNVOICED for level in self._levels]
+        return sum(strong) * FRAME_SECONDS, sum(map(and_, strong, self._pitches)) * FRAME_SECONDS
+
     @property
-    def strong(self) -> float:
-        """Seconds of voice that are nearly as loud as its loudest."""
-        loudest = max(self._levels, default=_UNVOICED)
-        if loudest == _UNVOICED:
-            return 0.0
-        return sum(level >= loudest - STRONG for level in self._levels) * FRAME_SECONDS
+    def syllables(self) -> int:
+        """Since its first voice."""
+        return self._syllables.count
 
     @property
     def echo(self) -> float:

@@ -108,7 +108,7 @@ OVERLAP_WINDOW: Final = 3.0
 class Overlap:
     """Sound from the microphone while the agent speaks or is paused, brought up to date every 20 ms.
 
-    `voiced`, `strong`, `level` and `echo` look back for OVERLAP_WINDOW at most.
+    `voiced`, `strong`, `pitched`, `level`, `loudness` and `echo` look back for OVERLAP_WINDOW at most.
     """
 
     seconds: float
@@ -116,11 +116,18 @@ class Overlap:
     voiced: float
     """Seconds of voice in it, the agent's own taken out."""
     strong: float
-    """Seconds of that voice that are nearly as loud as its loudest: little of a cough, much of speech."""
+    """Seconds of that voice that are nearly as loud as its loudest: little of a cough, much of speech ..."""
+    pitched: float
+    """... and of these, the ones that have a pitch: next to none of a cough, most of speech."""
+    syllables: int
+    """In it so far, about: acknowledgements have one or two."""
     silence: float
     """Seconds since the last such voice."""
     level: float
     """Of its voiced frames, dBFS, mean power."""
+    loudness: float | None
+    """dB by which that is above the level at which this person usually speaks; None while that is not
+    known."""
     echo: float
     """How much of all voice in it was our own output come back, 0 (none) to 1 (all)."""
     agent: float

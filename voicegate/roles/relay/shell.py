@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -17,8 +17,7 @@ import trio
 from voicegate import metrics
 from voicegate.config import Config, ConfigError, worker_count
 from voicegate.logs import get_logger
-from voicegate.net.http import InternalApp, serve_http
-from voicegate.net.listen import listen_problem
+from voicegate.net.ops import serve_ops
 from voicegate.net.udp import uses_mmsg
 from voicegate.processes.supervisor import Supervisor
 from voicegate.roles.context import RoleContext
@@ -53,7 +52,7 @@ async def run(
         async with trio.open_nursery() as nursery:
             try:
                 if config.relay.ops_listen:
-                    await _serve_ops(nursery, forwarder.unready, config.relay.ops_listen)
+                    await nursery.start(serve_ops, "relay", config.relay.ops_listen, forwarder.unready)
                 await nursery.start(forwarder.run)
                 nursery.start_soon(presence.run, lambda: _flows(forwarder))
                 _log.info(
@@ -97,15 +96,6 @@ def _forwarder(
 def _flows(forwarder: _Forwarder) -> int:
     samples = forwarder.samples()
     return int(sum(sample.value for sample in samples if sample.name == "voicegate_relay_flows"))
-
-
-async def _serve_ops(nursery: trio.Nursery, unready: Callable[[], str | None], listen: str) -> None:
-    try:
-        await nursery.start(serve_http, InternalApp(ready=unready), listen)
-    except OSError as error:
-        raise ConfigError(listen_problem("relay", "ops_listen", listen, error)) from error
-    except ValueError as error:
-        raise ConfigError(f"[relay] ops_listen: {error}; choose another address or leave it empty") from error
 
 
 def _cpu(setting: int) -> int | None:

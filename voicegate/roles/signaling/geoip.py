@@ -1,8 +1,8 @@
 """The MaxMind database file that tells where an address is (`signaling.geoip_database`).
 
-It is mapped into memory, and a look-up takes microseconds. When the file is replaced the new one is used
-within a minute. Replace it by renaming, as geoipupdate and `mv` do: a file that is cut short while it is
-mapped kills the process that reads it.
+It is read into memory, and a look-up takes 30 microseconds. When the file is replaced the new one is used
+within a minute. Replace it by renaming, as geoipupdate and `mv` do: half a file is no database, and the old
+one stays until the file changes once more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import maxminddb
 
 from voicegate import logs
+from voicegate.checks import open_geoip
 from voicegate.roles.signaling.location import Address
 from voicegate.roles.signaling.steering import Place, place_of
 
@@ -23,12 +24,12 @@ _log = logs.get_logger(__name__)
 
 
 class GeoDatabase:
-    """An open database. Raises OSError or maxminddb.InvalidDatabaseError when it cannot be opened."""
+    """An open database. Raises what `open_geoip` does."""
 
     def __init__(self, path: str, now: float) -> None:
         self._path = path
         self._seen = self._stamp()
-        self._reader = maxminddb.open_database(path)
+        self._reader = open_geoip(path)
         self._look_at = now + LOOK_SECONDS
 
     def find(self, address: Address, now: float) -> Place | None:
@@ -38,7 +39,7 @@ class GeoDatabase:
             self._reopen()
         try:
             return _place(self._reader.get(address))
-        except maxminddb.InvalidDatabaseError as error:
+        except (maxminddb.InvalidDatabaseError, UnicodeDecodeError, TypeError) as error:
             raise LookupError(str(error)) from None
         except ValueError:  # IPv6 in a database of IPv4
             return None
@@ -49,8 +50,8 @@ class GeoDatabase:
             if stamp == self._seen:
                 return
             self._seen = stamp  # a file that cannot be used is tried once, not every minute
-            reader = maxminddb.open_database(self._path)
-        except (OSError, maxminddb.InvalidDatabaseError) as error:
+            reader = open_geoip(self._path)
+        except (OSError, ValueError) as error:
             _log.warning("signaling.geoip_database cannot be read again; the old one stays", error=str(error))
             return
         self._reader.close()

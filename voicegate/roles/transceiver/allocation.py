@@ -28,7 +28,7 @@ from voicegate.roles.transceiver.life import (
     CallLimits,
 )
 from voicegate.roles.transceiver.outbox import Audience, Filters
-from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan
+from voicegate.roles.transceiver.turn_plan import NO_PLAN, TurnPlan
 
 ENTROPY_LENGTH: Final = 42 + SCTP_ENTROPY
 """Random bytes that one call takes: nonces of ticket and id, SSRC, CNAME, session id, first RTP values."""

@@ -39,6 +39,7 @@ from voicegate.proto.realtime import (
     SpeechStarted,
     SpeechStopped,
 )
+from voicegate.roles.transceiver.agent_errors import AgentErrors
 from voicegate.roles.transceiver.answers import Answers
 from voicegate.roles.transceiver.audio import Press
 from voicegate.roles.transceiver.causes import Causes
@@ -48,17 +49,16 @@ from voicegate.roles.transceiver.playback import CLIENT_DELAY, CallMedia
 from voicegate.roles.transceiver.reading import (
     MAX_DEPTH,
     Refused,
-    error_param,
     session_of,
     too_deep,
     utf8,
-    with_cause,
 )
 from voicegate.roles.transceiver.responses import Ended
-from voicegate.roles.transceiver.session import INTERNAL_ID, SessionUpdates
+from voicegate.roles.transceiver.session import SessionUpdates
 from voicegate.roles.transceiver.session_talk import SessionTalk
 from voicegate.roles.transceiver.turn_events import WATCH
-from voicegate.roles.transceiver.turns import NO_PLAN, TurnPlan, Turns
+from voicegate.roles.transceiver.turn_plan import NO_PLAN, TurnPlan
+from voicegate.roles.transceiver.turns import Turns
 from voicegate.roles.transceiver.upstream import ToAgent, Upstream
 
 EVENTS_PER_SECOND: Final = 1000.0
@@ -106,6 +106,7 @@ class Conversation:
         self._session = SessionTalk(updates, self._upstream, self._outbox, self.turns.configure)
         self.turns.configure(updates.detection, 0.0)
         self._causes = Causes()
+        self._errors = AgentErrors(self._session, self.turns, self._upstream, self._causes, self._outbox)
         self._allowance = {
             source: Allowance(rate=EVENTS_PER_SECOND, burst=EVENTS_BURST) for source in Audience
         }
@@ -182,7 +183,7 @@ class Conversation:
             case ResponseDone():
                 self._response_done(event, now)
             case AgentError():
-                self._agent_error(event, now)
+                self._errors.receive(event, now)
             case OtherEvent():
                 self._other_agent_event(event, now)
         self._buffer_events(now)
@@ -318,32 +319,6 @@ class Conversation:
             short = {"id": response_id, "object": "realtime.response", "status": status, "output": []}
             self._outbox.make("response.done", Audience.CLIENT, response=short)
         self._response_over(response_id, now)
-
-    def _agent_error(self, event: AgentError, now: float) -> None:
-        param = error_param(event.raw)
-        about = f"{param} {event.code} {event.message}"
-        if self._session.updates.owns(event.event_id, about):
-            self._session.agent_refuses(event.event_id, param, event.message, now)
-        elif self._is_internal(event.event_id, about, now):
-            self._outbox.counts["internal_errors"] += 1
-        else:
-            self.turns.client_refused(event.event_id, about)
-            event_id, sender = self._causes.find(event.event_id)
-            raw = event.raw if event_id == event.event_id else with_cause(event.raw, event_id)
-            self._outbox.pass_error(raw, sender)
-
-    def _is_internal(self, event_id: str, about: str, now: float) -> bool:
-        """Whether an agent's error answers what the gateway sent on its own account."""
-        if not self._upstream.ready:
-            return bool(
-                self._session.updates.effective
-            )  # the dialler's session.update; nothing else is out yet
-        if self._causes.knows(event_id):
-            return False
-        if (owned := self._upstream.owned(event_id, about)) is not None:
-            self.turns.refused(owned.what, owned.event_id, about, now)
-            return True
-        return event_id.startswith(INTERNAL_ID)
 
     def _speech_started(self, event: SpeechStarted, now: float) -> None:
         if self.turns.mode is Mode.GATEWAY:

@@ -18,7 +18,7 @@ from voicegate.media.turns.settings import TurnSettings
 from voicegate.roles.transceiver.detection import detection_for
 from voicegate.roles.transceiver.outbox import Allowance
 from voicegate.roles.transceiver.turn_events import MAX_KINDS, Question, Told
-from voicegate.roles.transceiver.turns import TurnPlan
+from voicegate.roles.transceiver.turn_plan import TurnPlan
 from voicegate.turn_config import turn_plugins, turn_settings
 from voicegate.turn_plugins import TurnPlugins
 

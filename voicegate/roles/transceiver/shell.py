@@ -13,6 +13,7 @@ from voicegate.config import Config, ConfigError
 from voicegate.net import udp
 from voicegate.net.http import InternalApp, serve_http
 from voicegate.net.listen import ListenError, listen_problem
+from voicegate.net.ops import serve_ops
 from voicegate.net.registry import TransceiverRecord
 from voicegate.proto.address import join_host_port, split_host_port
 from voicegate.proto.allocate import AllocateReply, AllocateRequest
@@ -23,87 +24,102 @@ from voicegate.roles.transceiver.listening import turn_plan
 from voicegate.roles.transceiver.worker import Worker
 
 
-async def run(
-    config: Config,
-    context: RoleContext,
-    *,
-    boot: str = "",
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run one transceiver until cancelled; started when it is registered and can be given calls. `boot`: its
-    boot id, never used before; empty: a random one.
+class Transceiver:
+    """One transceiver, in whichever process."""
 
-    Raises RegistryError when no lease can be had, ConfigError when an address cannot be bound or for an agent
-    that cannot be dialled.
-    """
-    check_settings(config.agent)
-    turns = turn_plan(config)
-    settings = config.transceiver
-    worker: Worker | None = None
+    def __init__(self, config: Config, context: RoleContext, boot: str = "") -> None:
+        """`boot`: its boot id, never used before; empty: a random one. ConfigError for settings of the agent
+        or of turns that cannot be used."""
+        check_settings(config.agent)
+        self._turns = turn_plan(config)
+        self._config = config
+        self._context = context
+        self._boot = boot or secrets.token_hex(8)
+        self._worker: Worker | None = None
+        """None: not registered yet."""
+        self._started = trio.Event()
+        self._stop = trio.Event()
 
-    def ready() -> str | None:
-        return "starting" if worker is None else worker.not_ready()
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started when it is registered and can be given calls.
 
-    def allocate(request: AllocateRequest) -> AllocateReply:
-        if worker is None:
-            raise Overloaded
-        return worker.allocate(request)
+        Raises RegistryError when no lease can be had, ConfigError when an address cannot be bound.
+        """
+        async with trio.open_nursery() as nursery:
+            # Not `nursery.start`: it would wait for ever for a child that shields itself while we are
+            # cancelled.
+            nursery.start_soon(self._serve)
+            try:
+                await self._started.wait()
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._stop.set()
 
-    app = InternalApp(
-        ready=ready,
-        routes=routes(
-            allocate=allocate,
-            status=lambda call_id: None if worker is None else worker.status(call_id),
-            hang_up=lambda call_id: worker is not None and worker.hang_up(call_id),
-        ),
-        sockets=sockets(lambda call_id, owner: None if worker is None else worker.attach(call_id, owner)),
-        accepts_token=context.keys.accepts_control_token,
-    )
-    stop = trio.Event()
+    def unready(self) -> str | None:
+        """Why it takes no calls, for a person."""
+        return "starting" if self._worker is None else self._worker.not_ready()
 
-    started = trio.Event()
-
-    async def serve() -> None:
-        nonlocal worker
+    async def _serve(self) -> None:
+        settings = self._config.transceiver
         with (
-            closing(_open_link(config)) as socket,
+            closing(_open_link(self._config)) as socket,
             closing(Readers(socket)) as readers,
             trio.CancelScope() as scope,
         ):
             async with trio.open_nursery() as nursery:
-                try:
-                    control = await nursery.start(serve_http, app, settings.control_listen)
-                except ListenError as error:
-                    problem = listen_problem("transceiver", "control_listen", settings.control_listen, error)
-                    raise ConfigError(problem) from error
-                record = await context.registry.register(
+                control = await self._listen(nursery)
+                record = await self._context.registry.register(
                     TransceiverRecord(
                         id=settings.id,
-                        cluster=config.registry.cluster,
+                        cluster=self._config.registry.cluster,
                         link=join_host_port(*socket.address()),
-                        control=control[0],
-                        boot=boot or secrets.token_hex(8),
+                        control=control,
+                        boot=self._boot,
                         capacity=settings.max_calls,
                     )
                 )
-                worker = Worker(config, context, record, socket, readers, nursery, turns)
+                self._worker = worker = Worker(
+                    self._config, self._context, record, socket, readers, nursery, self._turns
+                )
                 # From here on calls may be going on: cancellation only asks for the end, see `shut_down`.
                 scope.shield = True
                 worker.start()
-                started.set()
-                await stop.wait()
+                self._started.set()
+                await self._stop.wait()
                 await worker.shut_down()
                 nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        # Not `nursery.start`: it would wait for ever for a child that shields itself while we are cancelled.
-        nursery.start_soon(serve)
+    async def _listen(self, nursery: trio.Nursery) -> str:
+        """Serve HTTP; the address of the control API."""
+        settings = self._config.transceiver
         try:
-            await started.wait()
-            task_status.started()
-            await trio.sleep_forever()
-        finally:
-            stop.set()
+            control: list[str] = await nursery.start(serve_http, self._control(), settings.control_listen)
+        except ListenError as error:
+            problem = listen_problem("transceiver", "control_listen", settings.control_listen, error)
+            raise ConfigError(problem) from error
+        if settings.ops_listen:
+            await nursery.start(serve_ops, "transceiver", settings.ops_listen, self.unready)
+        return control[0]
+
+    def _control(self) -> InternalApp:
+        def allocate(request: AllocateRequest) -> AllocateReply:
+            if self._worker is None:
+                raise Overloaded
+            return self._worker.allocate(request)
+
+        return InternalApp(
+            ready=self.unready,
+            routes=routes(
+                allocate=allocate,
+                status=lambda call_id: None if self._worker is None else self._worker.status(call_id),
+                hang_up=lambda call_id: self._worker is not None and self._worker.hang_up(call_id),
+            ),
+            sockets=sockets(
+                lambda call_id, owner: None if self._worker is None else self._worker.attach(call_id, owner)
+            ),
+            accepts_token=self._context.keys.accepts_control_token,
+        )
 
 
 def _open_link(config: Config) -> udp.UdpSocket:

@@ -7,18 +7,16 @@ carried out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from voicegate.media.convert import Listener, hearing_pcm
 from voicegate.media.turns import decisions as d
 from voicegate.media.turns.machine import TurnMachine
 from voicegate.media.turns.plugins import TurnJudge, Verdict
-from voicegate.media.turns.settings import TurnSettings
 from voicegate.proto import realtime
 from voicegate.roles.transceiver.agent_commits import AgentCommits
 from voicegate.roles.transceiver.answers import Answers
-from voicegate.roles.transceiver.detection import Ability, Detection, Mode
+from voicegate.roles.transceiver.detection import Detection, Mode
 from voicegate.roles.transceiver.eager import EagerReply, HeldEvent
 from voicegate.roles.transceiver.input_buffer import InputBuffer
 from voicegate.roles.transceiver.input_gate import InputGate
@@ -26,39 +24,14 @@ from voicegate.roles.transceiver.outbox import Outbox
 from voicegate.roles.transceiver.playback import CallMedia
 from voicegate.roles.transceiver.replies import Replies
 from voicegate.roles.transceiver.turn_events import Question, TurnEvents
+from voicegate.roles.transceiver.turn_plan import TurnPlan
 from voicegate.roles.transceiver.upstream import Upstream, What
 
 CONFIRM_SECONDS: Final = 1.0
 """Mode upstream: how long the agent's voice is held for the agent's word. An agent hears a person begin
 within some 300 ms and a round trip; a silence that lasts longer than this is taken for a fault."""
 
-
 _TRANSCRIBES: Final = "conversation.item.input_audio_transcription.delta"
-
-
-class Listening(Protocol):
-    """What makes a call's machine, with plug-ins of its own."""
-
-    def machine(self, settings: TurnSettings) -> tuple[TurnMachine, TurnJudge]: ...
-
-    def judge(self, settings: TurnSettings) -> TurnJudge: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TurnPlan:
-    """How a call's turns are handled."""
-
-    ability: Ability = "semantic"
-    """The agent's."""
-    defaults: TurnSettings = field(default_factory=TurnSettings)
-    """What holds where the session says nothing."""
-    listening: Listening | None = None
-    """None: nothing listens, and only modes upstream and manual can be had."""
-    pause_upstream: bool = False
-
-
-NO_PLAN: Final = TurnPlan()
-"""Everything is the agent's business."""
 
 
 class Turns:

@@ -48,7 +48,7 @@ from voicegate.roles.transceiver.life import (
 )
 from voicegate.roles.transceiver.listening import TurnDesk
 from voicegate.roles.transceiver.sidebands import Sidebands
-from voicegate.roles.transceiver.turns import TurnPlan
+from voicegate.roles.transceiver.turn_plan import TurnPlan
 
 if TYPE_CHECKING:
     from voicegate.roles.transceiver.recorder import Recorder
