@@ -294,7 +294,7 @@ class TestConverter:
         assert best_match(sent, heard, longest_delay=300) == (96, pytest.approx(1, abs=0.001))
 
     def test_pcm_at_8_khz_needs_no_filter(self) -> None:
-        narrow = PCM._replace(rate=8_000)
+        narrow = sound_of({"type": "audio/pcm", "rate": 8_000})
         there, back = open_converter(narrow, PCMA), open_converter(PCMA, narrow)
         assert there is not None and back is not None
         codes = bytes(range(256))

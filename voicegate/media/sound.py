@@ -15,7 +15,8 @@ from voicegate.proto.realtime import Formats
 
 
 class Sound(NamedTuple):
-    """Mono, in whole samples."""
+    """Mono, in whole samples. Made by `_sound`: what follows from the first three is asked for with each
+    packet."""
 
     type: str
     """As the Realtime API names it."""
@@ -23,24 +24,15 @@ class Sound(NamedTuple):
     """Hz."""
     silence: bytes
     """One sample of it; its length is that of all."""
-
-    @property
-    def sample_bytes(self) -> int:
-        return len(self.silence)
+    sample_bytes: int
+    bytes_per_second: int
+    samples_per_byte: float
+    """Samples of 24 kHz that a byte lasts for."""
 
     @property
     def frame_bytes(self) -> int:
         """Of 20 ms."""
         return round(self.rate * FRAME_SECONDS) * self.sample_bytes
-
-    @property
-    def bytes_per_second(self) -> int:
-        return self.rate * self.sample_bytes
-
-    @property
-    def samples_per_byte(self) -> float:
-        """Samples of 24 kHz that a byte lasts for."""
-        return PCM_RATE / self.bytes_per_second
 
     def samples(self, data: bytes | bytearray) -> int:
         """How many samples of 24 kHz it lasts for."""
@@ -51,10 +43,15 @@ class Sound(NamedTuple):
         return self.silence * (samples * self.rate // PCM_RATE)
 
 
-PCM: Final = Sound("audio/pcm", PCM_RATE, b"\0\0")
+def _sound(type: str, rate: int, silence: bytes) -> Sound:
+    bytes_per_second = rate * len(silence)
+    return Sound(type, rate, silence, len(silence), bytes_per_second, PCM_RATE / bytes_per_second)
+
+
+PCM: Final = _sound("audio/pcm", PCM_RATE, b"\0\0")
 """s16le."""
-PCMU: Final = Sound("audio/pcmu", 8_000, b"\xff")
-PCMA: Final = Sound("audio/pcma", 8_000, b"\xd5")
+PCMU: Final = _sound("audio/pcmu", 8_000, b"\xff")
+PCMA: Final = _sound("audio/pcma", 8_000, b"\xd5")
 """ITU-T G.711. Silence is the code of the smallest positive value, 0 in PCMU and 8 in PCMA."""
 
 _G711: Final = {"PCMU": PCMU, "PCMA": PCMA}
@@ -77,7 +74,7 @@ def sound_of(format: Mapping[str, object]) -> Sound:
     if format["type"] == PCM.type:
         rate = format.get("rate", PCM_RATE)
         assert isinstance(rate, int), "checked with the configuration"
-        return PCM._replace(rate=rate)
+        return _sound(PCM.type, rate, PCM.silence)
     return {each.type: each for each in _G711.values()}[str(format["type"])]
 
 

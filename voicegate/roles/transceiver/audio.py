@@ -158,7 +158,8 @@ class CallAudio:
     @property
     def queued_samples(self) -> int:
         """Samples neither sent nor dropped, early ones included."""
-        return self._playout.queued_samples + self.line.said.samples(self._early or b"")
+        queued = self._playout.queued_samples
+        return queued + self.line.said.samples(self._early) if self._early else queued
 
     def heard_until(self) -> float | None:
         """When the last frame sent has been spoken to its end, seen from here; None before the first."""
@@ -212,8 +213,9 @@ class CallAudio:
         odd = len(pcm) % said.sample_bytes
         counts.odd_bytes += odd
         room = MAX_EARLY_BYTES - len(self._early)
-        counts.overflow_samples += said.samples(pcm[room : len(pcm) - odd])
-        self._early += pcm[: min(room, len(pcm) - odd)]
+        pcm = pcm[: len(pcm) - odd]
+        counts.overflow_samples += said.samples(pcm[room:])
+        self._early += pcm[:room]
 
     def poll_packet(self) -> tuple[bool, bytes] | None:
         """(is RTCP, packet in the clear), or None."""
