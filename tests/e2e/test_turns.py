@@ -21,6 +21,8 @@ from tests.support.chromium import Chromium, Page, Recording
 from tests.support.models import server_event
 from tests.support.servers import Gate, one_process, parrot
 from tests.support.speech import RATE, Sound
+from tests.turns.espeak import RATE as SPEECH_RATE
+from tests.turns.espeak import Speaker, say_until
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
 
 pytestmark = pytest.mark.e2e
@@ -74,7 +76,7 @@ class Script:
 
 def script(hesitation: float, noise: float) -> Script:
     """`noise`: seconds of it, over the first answer."""
-    begun, ended = speech.say("I would like to, umm"), speech.say("book a small table.")
+    begun, ended = hesitant(), speech.say("book a small table.")
     second = speech.say("Peter Piper picked a peck of pickled peppers.")
     third = speech.say("Stop, I have another question.")
     parts: list[Sound | float] = [LEAD, begun, hesitation, ended]
@@ -89,6 +91,15 @@ def script(hesitation: float, noise: float) -> Script:
         places.append((at, _seconds(parts)))
         parts.append(pause)
     return Script(speech.conversation(*parts), first, coughed, places[0], places[1], _seconds(parts))
+
+
+def hesitant() -> Sound:
+    """An "um" in the middle of a sentence: long and level. At the end of a text it would fall as an end
+    does."""
+    speaker = Speaker("en", "en", 150, 50, 50)
+    text = 'I would like to <prosody rate="50%" range="15%">um</prosody>'
+    sound = say_until(text, "book a small table", speaker)
+    return speech.at_level(speech.trim(speech.resample(sound, SPEECH_RATE, RATE)), 0.08)
 
 
 def cough(seconds: float) -> Sound:

@@ -20,10 +20,11 @@ from tests.turns.overlap_rows import make_overlaps
 from tests.turns.scripts import Half
 from tests.turns.sounds import Beds
 from tests.turns.turn_rows import make_turns
-from tests.turns.voices import speakers
+from tests.turns.voices import OVERLAP_VOICES, TURN_VOICES, speakers
 
 HALVES: Final[tuple[Half, ...]] = ("tune", "held")
 _SEEDS: Final[dict[Half, int]] = {"tune": 20261, "held": 20262}
+_TURN_SEEDS: Final[dict[Half, int]] = {"tune": 20261, "held": 20263}
 _CACHE: Final = Path(__file__).parents[1] / ".cache"
 _SOURCES: Final = ("espeak", "labelled", "overlap_rows", "scripts", "sounds", "turn_rows", "voices")
 
@@ -53,16 +54,26 @@ def _version() -> str:
 def _make(half: Half, folder: Path) -> None:
     made = folder.with_name(f"{half}.{os.getpid()}")
     made.mkdir()
-    rng = np.random.default_rng(_SEEDS[half])
-    people = speakers(half, 20, rng)
-    beds = Beds(people, rng)
-    _write(made / "turns.jsonl", make_turns(half, made, people, beds, rng))
-    overlaps = np.random.default_rng(_SEEDS[half] + 10)  # of their own: the turns may change beside them
-    _write(made / "overlaps.jsonl", make_overlaps(half, made, people, beds, overlaps))
+    _write(made / "turns.jsonl", _turns(half, made))
+    _write(made / "overlaps.jsonl", _overlaps(half, made))
     try:
         made.rename(folder)
     except OSError:  # another run was first
         shutil.rmtree(made)
+
+
+def _turns(half: Half, folder: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(_TURN_SEEDS[half])
+    people = speakers(TURN_VOICES[half], 20, rng)
+    return make_turns(half, folder, people, Beds(people, rng), rng)
+
+
+def _overlaps(half: Half, folder: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(_SEEDS[half])
+    people = speakers(OVERLAP_VOICES[half], 20, rng)
+    beds = Beds(people, rng)
+    apart = np.random.default_rng(_SEEDS[half] + 10)  # what people say is apart from who they are
+    return make_overlaps(half, folder, people, beds, apart)
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 Half = Literal["tune", "held"]
 Language = Literal["en", "de"]
+Texts = dict[Language, dict[str, tuple[str, ...]]]
 
 KINDS: Final = (
     "statement",
@@ -28,8 +29,13 @@ KINDS: Final = (
     "short",
     "question",
 )
-COUNTS: Final = (38, 42, 36, 58, 30, 26, 26, 16, 12, 36)
-"""Turns of each kind in a half, 320 in all: 5 % of them are 16. About a fifth of them has no pause."""
+COUNTS: Final = (34, 38, 32, 54, 28, 24, 24, 14, 40, 32)
+"""Turns of each kind in a half, 320 in all: 5 % of them are 16. Every eighth is a word or two."""
+LEADS: Final = ("statement", "clause", "sentences")
+"""What may be said before a turn of any kind but a short answer, in sentences of their own."""
+LEAD_SHARES: Final = (0.5, 0.25, 0.15, 0.1)
+"""How often none to three of them are. Lengths of turns then differ as people's do: a median of 4 s, and a
+deviation of 0.9 in the logarithm."""
 
 TUNE_EN: Final[dict[str, tuple[str, ...]]] = {
     "statement": (
@@ -224,10 +230,133 @@ HELD_DE: Final[dict[str, tuple[str, ...]]] = {
 }
 # codespell:ignore-end
 
-TURNS: Final[dict[Half, dict[Language, dict[str, tuple[str, ...]]]]] = {
+NEW_EN: Final[dict[str, tuple[str, ...]]] = {
+    "statement": (
+        "I would like to open an account",
+        "the washing machine has stopped in the middle",
+        "our teacher is ill this week",
+        "there was nobody at the counter",
+        "I paid for parking by mistake",
+        "the tickets were sent to my old address",
+        "my contract ends in the autumn",
+        "somebody scratched my car last night",
+    ),
+    "clause": (
+        "before I sign anything | I want to see the rates",
+        "the card works in shops | but the machine refuses it",
+        "while we were away | a pipe burst upstairs",
+        "I would take the smaller one | if it has a balcony",
+        "as soon as the engine is warm | a light comes on | and it loses power",
+        "whenever I log in | it asks for a code | that never comes",
+    ),
+    "sentences": (
+        "I left my umbrella on the bus / it is dark green",
+        "our son starts school soon / we still need a form",
+        "I have been a member for years / now my card is blocked / why is that",
+        "the play begins at eight / we may be a bit late",
+        "you sent me two letters / they say different things",
+        "the brakes make a noise / I would rather not drive it",
+    ),
+    "hesitation": (
+        "I want to transfer {um} | two thousand to my brother",
+        "{um} | the brakes were done in spring",
+        "can I bring {uh} | my own projector",
+        "it must have been {um} | the week after Easter",
+        "we parked behind the~ | old theatre I believe",
+        "you told me that~ | someone would ring me back",
+        "well {uh} | there were three of us | and {um} | a baby",
+        "the form asks for {uh} | some kind of number",
+        "so I turned the key and~ | all the lights went off",
+        "perhaps {um} | a concert | or the opera",
+    ),
+    "search": (
+        "I am calling because of the | broken window in the gym",
+        "my husband left his | reading glasses in the cinema",
+        "does this bus go to the | university hospital",
+        "we have paid the rent for | April and for May",
+        "the man at the desk gave me a | yellow slip of paper",
+    ),
+    "list": (
+        "we play on Mondays | Wednesdays | and every second Sunday",
+        "I have a passport | a driving licence | and a birth certificate",
+        "the room needs a lamp | a desk | two chairs | and a shelf",
+        "bring a helmet | gloves | and warm trousers",
+    ),
+    "digits": (
+        "the number on the card is # | # | # | #",
+        "my postcode is # | #",
+        "please note down # | # | # | and my name is Baker",
+    ),
+    "restart": (
+        "where do I han- | where do I return the keys",
+        "our landlo- | the owner wants to sell the flat",
+        "it costs for- | it was cheaper a month ago",
+        "he can pi- | she can pick it up herself",
+    ),
+    "short": (
+        "exactly",
+        "not really",
+        "no idea",
+        "that works",
+        "probably",
+        "fine | do that",
+        "on Friday",
+        "both",
+        "absolutely",
+        "half past two",
+    ),
+    "question": (
+        "which form should I fill in?",
+        "has the concert | been cancelled?",
+        "may I swap the tickets?",
+        "how long does the repair | usually take?",
+        "do I need | a second signature?",
+        "are dogs allowed in there?",
+    ),
+}
+# codespell:ignore-begin (German)
+NEW_DE: Final[dict[str, tuple[str, ...]]] = {
+    "statement": ("ich möchte ein Konto eröffnen", "die Waschmaschine bleibt immer stehen"),
+    "clause": (
+        "bevor ich unterschreibe | möchte ich die Preise sehen",
+        "während wir im Urlaub waren | ist ein Rohr geplatzt",
+    ),
+    "sentences": (
+        "ich habe meinen Schirm im Bus vergessen / er ist grün",
+        "Sie haben mir zwei Briefe geschickt / was gilt denn nun",
+    ),
+    "hesitation": (
+        "ich will {ähm} | meinem Bruder Geld überweisen",
+        "{äh} | die Bremsen sind neu",
+        "wir standen hinter dem~ | alten Theater glaube ich",
+        "das war wohl {ähm} | nach Ostern",
+    ),
+    "search": (
+        "fährt dieser Bus zum | städtischen Krankenhaus",
+        "mein Mann sucht seine | Brille aus dem Kino",
+    ),
+    "list": ("wir brauchen eine Lampe | einen Tisch | und zwei Stühle",),
+    "digits": ("meine Postleitzahl ist # | #",),
+    "restart": ("wo gebe ich die Schlü- | wo gebe ich den Wagen zurück",),
+    "short": ("richtig", "leider nicht", "morgen | vielleicht"),
+    "question": ("welches Formular brauche ich?", "wie lange dauert | die Reparatur?"),
+}
+# codespell:ignore-end
+
+TURNS: Final[dict[Half, Texts]] = {
     "tune": {"en": TUNE_EN, "de": TUNE_DE},
     "held": {"en": HELD_EN, "de": HELD_DE},
 }
+"""What is said over the agent, and before it."""
+TURNS_ALONE: Final[dict[Half, Texts]] = {
+    "tune": {
+        "en": {kind: TUNE_EN[kind] + HELD_EN[kind] for kind in KINDS},
+        "de": {kind: TUNE_DE[kind] + HELD_DE[kind] for kind in KINDS},
+    },
+    "held": {"en": NEW_EN, "de": NEW_DE},
+}
+"""What is said while the agent is silent: what judges are tuned on, and measured on. The more to tune on the
+better; and what was looked at while tuning tells nothing any more."""
 # codespell:ignore-begin (German)
 DIGITS: Final[dict[Language, tuple[str, ...]]] = {
     "en": ("oh", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),

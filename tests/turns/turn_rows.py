@@ -1,7 +1,7 @@
 """The turns of the labelled set: WAV files and one manifest row a turn.
 
-Pauses are log-normal, longer after fillers, with a scale of each speaker's own. The median (0.34 s) and the
-deviation (0.75 in the logarithm) are chosen so that silence alone does on this set about what it does on the
+Pauses are log-normal, longer after fillers, with a scale of each speaker's own. The median (0.21 s) and the
+deviation (0.87 in the logarithm) are chosen so that silence alone does on this set about what it does on the
 human turns of eot-bench: 56 % of the turns have a pause over 0.3 s, 22 % one over 0.6 s, 10 % one over 1 s.
 They lie within the medium (0.2 to 1 s) and long pauses of Campione and Veronis (2002), who found the
 logarithm of silent pauses to be normal within each class in five languages.
@@ -18,18 +18,18 @@ import numpy as np
 
 from tests.support.speech import Sound, silence, write_wav
 from tests.turns.espeak import RATE, Speaker
-from tests.turns.scripts import COUNTS, DIGITS, KINDS, TURNS, Half, Language
+from tests.turns.scripts import COUNTS, DIGITS, KINDS, LEAD_SHARES, LEADS, TURNS_ALONE, Half, Language
 from tests.turns.sounds import Beds, draw_place, in_place
 from tests.turns.voices import draw_tone, phrase
 
 CALLS: Final = 40
 TURNS_A_CALL: Final = 8
-_MEDIAN: Final = 0.34
+_MEDIAN: Final = 0.21
 _SPEAKER_DEVIATION: Final = 0.3
 """Pauses differ more between speakers than between dialogues of one (Lundholm Fors 2015)."""
-_DEVIATION: Final = 0.69
-"""Within a speaker; with the speakers' own: 0.75."""
-_SHORTEST, _LONGEST = 0.15, 2.0
+_DEVIATION: Final = 0.82
+"""Within a speaker; with the speakers' own: 0.87."""
+_SHORTEST, _LONGEST = 0.1, 2.0
 _FACTORS: Final = {
     "filler": 1.3,
     "drawn": 1.2,
@@ -48,6 +48,8 @@ class _Turn:
     parts: list[Sound]
     pauses: list[tuple[int, int]]
     tones: list[str]
+    begin: int = 0
+    """Of the first voice."""
 
     @property
     def length(self) -> int:
@@ -82,6 +84,7 @@ def make_turns(
                     "language": speaker.language,
                     "kind": kind,
                     "text": script,
+                    "begin": round(made.begin / RATE, 3),
                     "pauses": [[round(begin / RATE, 3), round(end / RATE, 3)] for begin, end in pauses],
                     "end": round(last[0] / RATE, 3),
                     "tones": made.tones,
@@ -94,7 +97,10 @@ def make_turns(
 
 def _script(half: Half, speaker: Speaker, kind: str, rng: np.random.Generator) -> str:
     language: Language = "de" if speaker.language == "de" else "en"
-    script = str(rng.choice(TURNS[half][language][kind]))
+    texts = TURNS_ALONE[half][language]
+    leads = 0 if kind == "short" else int(rng.choice(len(LEAD_SHARES), p=LEAD_SHARES))
+    said = [str(rng.choice(texts[str(rng.choice(LEADS))])) for _ in range(leads)]
+    script = " / ".join([*said, str(rng.choice(texts[kind]))])
 
     def group(_: re.Match[str]) -> str:
         return " ".join(rng.choice(DIGITS[language], int(rng.integers(2, 5))))
@@ -107,6 +113,7 @@ def _speak(script: str, kind: str, speaker: Speaker, pace: float, rng: np.random
     pieces = re.split(r"\s*([|/])\s*", script.rstrip("?"))
     turn = _Turn([], [], [])
     turn.wait(rng.uniform(0.3, 1.2))
+    turn.begin = turn.length
     for place in range(0, len(pieces), 2):
         mark = pieces[place + 1] if place + 1 < len(pieces) else ""
         following = pieces[place + 2].replace("~", "").replace("-", "") if mark else ""

@@ -21,7 +21,7 @@ from tests.turns.scripts import FOLLOWING, Half, Language
 
 TONES: Final[dict[str, dict[str, float]]] = {
     "incomplete": {"fall": 0.08, "high rise": 0.04, "low rise": 0.28, "plateau": 0.35, "none": 0.25},
-    "complete": {"fall": 0.62, "high rise": 0.13, "low rise": 0.25},
+    "complete": {"fall": 0.47, "high rise": 0.13, "low rise": 0.15, "plateau": 0.25},
     "end": {"fall": 0.60, "high rise": 0.08, "low rise": 0.16, "plateau": 0.16},
     "question": {"fall": 0.30, "high rise": 0.70},
     "backchannel": {"fall": 0.20, "high rise": 0.25, "low rise": 0.45, "plateau": 0.10},
@@ -30,7 +30,8 @@ _PUNCTUATION: Final = {"fall": ".", "high rise": "?", "low rise": ","}
 _FADE: Final = {"end": -3.0, "pause": -0.5}
 """Mean gain in decibels over the last 0.3 s; the deviation is 2: ends are lower in level (the same paper)."""
 
-_VOICES: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
+Voices = dict[Language, tuple[str, ...]]
+OVERLAP_VOICES: Final[dict[Half, Voices]] = {
     "tune": {
         "en": ("en-us+m1", "en-gb-x-rp+f1", "en-us+Andy", "en-gb-x-rp+m3", "en-us+f3", "en-us+linda"),
         "de": ("de+m5", "de+f5"),
@@ -40,27 +41,41 @@ _VOICES: Final[dict[Half, dict[Language, tuple[str, ...]]]] = {
         "de": ("de+m7", "de+anika"),
     },
 }
+TURN_VOICES: Final[dict[Half, Voices]] = {
+    "tune": {
+        "en": OVERLAP_VOICES["tune"]["en"] + OVERLAP_VOICES["held"]["en"],
+        "de": OVERLAP_VOICES["tune"]["de"] + OVERLAP_VOICES["held"]["de"],
+    },
+    "held": {
+        "en": (
+            *("en-us-nyc+adam", "en-gb-x-gbclan+belinda", "en-gb-x-gbclan+david"),
+            *("en+Alicia", "en-029+victor", "en-us-nyc+Andrea"),
+        ),
+        "de": ("de+boris", "de+Annie"),
+    },
+}
+"""Who speaks while the agent is silent: see `tests.turns.scripts.TURNS_ALONE`."""
 _AGENT: Final[dict[Half, Speaker]] = {
     "tune": Speaker("en", "en-us+m8", 165, 50, 50),
     "held": Speaker("en", "en-us+m6", 165, 50, 50),
 }
 
 
-def speakers(half: Half, count: int, rng: np.random.Generator) -> list[Speaker]:
+def speakers(voices: Voices, count: int, rng: np.random.Generator) -> list[Speaker]:
     """`count` people; one in five speaks German."""
     people = []
     for place in range(count):
         language: Language = "de" if place % 5 == 4 else "en"
-        voices = _VOICES[half][language]
         turn = place // 5 if language == "de" else place - place // 5
         rate, pitch, spread = (int(rng.integers(*limits)) for limits in ((145, 196), (35, 66), (40, 66)))
-        people.append(Speaker(language, voices[turn % len(voices)], rate, pitch, spread))
+        voice = voices[language][turn % len(voices[language])]
+        people.append(Speaker(language, voice, rate, pitch, spread))
     return people
 
 
-def voices(half: Half) -> set[str]:
+def variants(half: Half, voices: dict[Half, Voices]) -> set[str]:
     """Every voice of a half, the agent's too. A variant of espeak-ng is a voice in whatever language."""
-    everybody = [voice for of_language in _VOICES[half].values() for voice in of_language]
+    everybody = [voice for of_language in voices[half].values() for voice in of_language]
     return {voice.split("+")[1] for voice in [*everybody, _AGENT[half].voice]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+import numpy as np
 import pytest
 
 from tests.media.signals import frames
@@ -14,7 +15,8 @@ from voicegate.media.turns.fixed import FixedSilence, Upstream
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.prosody import NO_CUES, Cues
 
-FINISHED = vowel(semitones(4, 4, 4, 1, -2), 0.8)
+FINISHED = vowel(semitones(4, 4, 4, 1, -2), 0.8, gain=np.array([1.0, 1.0, 0.9, 0.6, 0.3]))
+WORD = vowel(semitones(3, 1, -3), 0.3, gain=np.array([1.0, 0.9, 0.3]))
 HESITATING = vowel(150, 0.8)
 
 
@@ -45,13 +47,11 @@ def test_the_upstream_judge_never_ends_a_turn() -> None:
 def test_a_finished_sentence_is_answered_soon_and_a_hesitation_waited_out() -> None:
     finished = heard(AdaptivePause(), FINISHED, 3.0)
     hesitating = heard(AdaptivePause(), HESITATING, 0.8)
-    assert finished.hold < 0.3
+    assert finished.hold < 0.45
     assert finished.reason == "finished"
-    assert hesitating.hold > 1.5
+    assert hesitating.hold > 1.8 * finished.hold
     assert hesitating.reason == "unfinished"
-    assert finished.done > 0.6 > 0.2 > hesitating.done
-    assert finished.eager
-    assert not hesitating.eager
+    assert finished.done > 0.5 > 0.3 > hesitating.done
 
 
 def test_patience_multiplies_what_is_waited_for() -> None:
@@ -80,7 +80,7 @@ def test_who_makes_long_pauses_gets_more_time() -> None:
             judge.resumed(pause(1.0, silence))
         return heard(judge, FINISHED, 1.0).hold
 
-    assert after([1.2] * 8) > 1.3 * after([0.4] * 8) > 1.6 * after([0.2] * 8)
+    assert after([1.2] * 8) > 1.25 * after([0.4] * 8) > 1.4 * after([0.2] * 8)
 
 
 def test_stops_within_words_are_no_pauses_of_the_speaker() -> None:
@@ -91,43 +91,22 @@ def test_stops_within_words_are_no_pauses_of_the_speaker() -> None:
     assert judge.judge(pause(2.0, asked=1)).hold == usual
 
 
-def test_after_a_false_end_the_turn_goes_on() -> None:
-    """Two seconds, a false end, half a second more: judged as the end of one turn of three."""
-    judge = AdaptivePause()
-    judge.judge(pause(2.0))
-    judge.ended(pause(2.0, 0.5))
-    judge.resumed(pause(2.0, 0.5))
-    went_on = judge.judge(pause(0.5, number=2)).hold
-    whole = AdaptivePause()
-    whole.judge(pause(2.0))
-    whole.resumed(pause(2.0, 0.5))
-    assert went_on == whole.judge(pause(3.0, number=2)).hold
-
-
-def test_who_answers_in_a_word_is_answered_sooner_each_time() -> None:
-    judge = AdaptivePause()
-    word = FINISHED[: len(FINISHED) // 2]
-    holds = []
-    for _ in range(6):
-        holds.append(heard(judge, word, 0.4).hold)
-        judge.ended(pause(0.4, 0.5))
-    assert holds[0] < 1.8
-    assert holds[5] < 0.9 * holds[0]
+def test_a_word_is_answered_as_soon_as_a_speech() -> None:
+    """How long the turn has lasted is no cue."""
+    assert heard(AdaptivePause(), WORD, 0.3).hold < 0.45
+    assert heard(AdaptivePause(), FINISHED, 20.0).hold == heard(AdaptivePause(), FINISHED, 0.8).hold
 
 
 def test_each_cue_has_the_sign_that_people_give_it() -> None:
-    def of(chunk: float = 1.0, hazard: float = 0.0, **cues: float) -> float:
-        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, **cues}), chunk, hazard)
+    def of(**cues: float) -> float:
+        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, **cues}))
 
     plain = of()
     assert of(height=-1.0) > plain
-    assert of(glide=-4.0) > plain
     assert of(rise=5.0) > plain
-    assert of(fade=4.0) > plain
-    assert of(drawn=0.3) < plain
-    assert of(chunk=2.0) > plain > of(chunk=0.2)
-    assert of(hazard=1.0) > plain > of(hazard=-5.0)
-    assert of(hazard=-50.0) == of(hazard=-5.0)  # no cue alone decides
+    assert of(level=0.3) < plain
+    assert of(soft=4.0) > plain > of(soft=-3.0)
+    assert of(soft=-50.0) == of(soft=-5.0)  # no cue alone decides
 
 
 def test_it_is_asked_when_the_machine_asks() -> None:
