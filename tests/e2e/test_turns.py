@@ -21,8 +21,6 @@ from tests.support.chromium import Chromium, Page, Recording
 from tests.support.models import server_event
 from tests.support.servers import Gate, one_process, parrot
 from tests.support.speech import RATE, Sound
-from tests.turns.espeak import RATE as SPEECH_RATE
-from tests.turns.espeak import Speaker, say_until
 from voicegate.roles.transceiver.playback import CLIENT_DELAY
 
 pytestmark = pytest.mark.e2e
@@ -76,7 +74,7 @@ class Script:
 
 def script(hesitation: float, noise: float) -> Script:
     """`noise`: seconds of it, over the first answer."""
-    begun, ended = hesitant(), speech.say("book a small table.")
+    begun, ended = speech.say("I would like to, umm"), speech.say("book a small table.")
     second = speech.say("Peter Piper picked a peck of pickled peppers.")
     third = speech.say("Stop, I have another question.")
     parts: list[Sound | float] = [LEAD, begun, hesitation, ended]
@@ -91,15 +89,6 @@ def script(hesitation: float, noise: float) -> Script:
         places.append((at, _seconds(parts)))
         parts.append(pause)
     return Script(speech.conversation(*parts), first, coughed, places[0], places[1], _seconds(parts))
-
-
-def hesitant() -> Sound:
-    """An "um" in the middle of a sentence: long and level. At the end of a text it would fall as an end
-    does."""
-    speaker = Speaker("en", "en", 150, 50, 50)
-    text = 'I would like to <prosody rate="50%" range="15%">um</prosody>'
-    sound = say_until(text, "book a small table", speaker)
-    return speech.at_level(speech.trim(speech.resample(sound, SPEECH_RATE, RATE)), 0.08)
 
 
 def cough(seconds: float) -> Sound:
@@ -160,7 +149,7 @@ def _converse(deployment: Gate, tmp_path: Path) -> None:
     for name, recording in (("said", said), ("heard", heard)):
         speech.write_wav(artifact(f"turns-{kind}-{name}.wav"), recording.sound)
     artifact(f"turns-{kind}.jsonl").write_text("\n".join(map(json.dumps, events)))
-    judge_events(events, stopped_by="upstream" if own else "duration")
+    judge_events(events, own_detection=own)
     judge_sound(spoken, said, heard)
 
 
@@ -178,7 +167,7 @@ def _screenshots(page: Page, spoken: Script, kind: str) -> None:
         page.screenshot(artifact(f"turns-{kind}-{name}.png"))
 
 
-def judge_events(events: list[Timed], *, stopped_by: str) -> None:
+def judge_events(events: list[Timed], *, own_detection: bool) -> None:
     """What was decided, and when, on the page's clock."""
 
     def of(kind: str) -> list[Timed]:
@@ -195,18 +184,24 @@ def judge_events(events: list[Timed], *, stopped_by: str) -> None:
     ]
     assert max(waits) <= ANSWER_SECONDS, f"answered {waits} s after the last voice"
     # The cough held the first answer, which then went on to its end.
-    outputs = [(event["type"], event.get("reason")) for _, event in events if "turn.output_" in event["type"]]
-    assert [kind for kind, _ in outputs] == [
-        f"voicegate.turn.output_{what}" for what in ("paused", "resumed", "paused", "stopped")
+    outputs = [
+        (event["type"].removeprefix("voicegate.turn.output_"), event.get("reason"))
+        for _, event in events
+        if "turn.output_" in event["type"]
     ]
     paused, resumed = of("voicegate.turn.output_paused"), of("voicegate.turn.output_resumed")
+    assert [what for what, _ in outputs[:2]] == ["paused", "resumed"], outputs
     assert started[0][0] < paused[0][0] < resumed[0][0] < stopped[0][0]
-    # The barge-in held the second, stopped it, and the agent was told how much of it was heard.
-    assert outputs[3][1] == stopped_by
+    # The barge-in held the second and stopped it; an agent that detects speech itself may be first, for a
+    # soft [s] does not hold the output yet. The agent was told how much of it was heard.
+    if outputs[2:] or not own_detection:
+        assert [what for what, _ in outputs[2:]] == ["paused", "stopped"], outputs
+        assert outputs[3][1] == ("upstream" if own_detection else "duration")
     (cleared,) = of("output_audio_buffer.cleared")
     (truncated,) = of("conversation.item.truncated")
-    assert cleared[0] >= paused[1][0]
-    heard = min(paused[1][0], cleared[0] - CLIENT_DELAY) - started[1][0]
+    silenced = paused[1][0] if outputs[2:] else cleared[0]
+    assert cleared[0] >= silenced
+    heard = min(silenced, cleared[0] - CLIENT_DELAY) - started[1][0]
     assert truncated[1]["audio_end_ms"] / 1000 == pytest.approx(heard, abs=0.06)
     assert not of("error")
 

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from tests.media.signals import frames
-from tests.media.turns.test_prosody import semitones, vowel
-from voicegate.media.turns.adaptive import CEILING, FLOOR, SCHEDULE, AdaptivePause, score
+from tests.media.turns.test_prosody import SPEECH, semitones, vowel
+from voicegate.media.turns.adaptive import CEILING, FILLED, FLOOR, SCHEDULE, AdaptivePause, filled, score
 from voicegate.media.turns.fixed import FixedSilence, Upstream
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.prosody import NO_CUES, Cues
 
-FINISHED = vowel(semitones(4, 4, 4, 1, -2), 0.8, gain=np.array([1.0, 1.0, 0.9, 0.6, 0.3]))
-WORD = vowel(semitones(3, 1, -3), 0.3, gain=np.array([1.0, 0.9, 0.3]))
+FINISHED = vowel(
+    semitones(4, 4, 4, 1, -2), 0.8, gain=np.array([1.0, 1.0, 0.9, 0.6, 0.3]), formant=np.tile(SPEECH, 2)
+)
+WORD = vowel(semitones(3, 1, -3), 0.3, gain=np.array([1.0, 0.9, 0.3]), formant=SPEECH)
+UM = vowel(semitones(1, 0, -2), 0.35, gain=np.array([1.0, 0.9, 0.5]))
+"""It falls as an end does, and is no word."""
 HESITATING = vowel(150, 0.8)
 
 
@@ -54,12 +58,17 @@ def test_a_finished_sentence_is_answered_soon_and_a_hesitation_waited_out() -> N
     assert finished.done > 0.5 > 0.3 > hesitating.done
 
 
+def test_an_um_is_waited_out_though_it_falls() -> None:
+    assert heard(AdaptivePause(), UM, 1.5).hold > 1.8 * heard(AdaptivePause(), WORD, 1.5).hold
+
+
 def test_patience_multiplies_what_is_waited_for() -> None:
-    usual = heard(AdaptivePause(), HESITATING, 2.0).hold
-    assert heard(AdaptivePause(1.5), HESITATING, 2.0).hold == pytest.approx(1.5 * usual)
+    usual = heard(AdaptivePause(), FINISHED, 2.0).hold
+    assert heard(AdaptivePause(1.5), FINISHED, 2.0).hold == pytest.approx(1.5 * usual)
     assert heard(AdaptivePause(100.0), FINISHED, 2.0).hold == CEILING
     assert heard(AdaptivePause(100.0, ceiling=8.0), FINISHED, 2.0).hold == 8.0
-    assert heard(AdaptivePause(0.001), HESITATING, 2.0).hold == FLOOR
+    assert heard(AdaptivePause(0.001), FINISHED, 2.0).hold == FLOOR
+    assert heard(AdaptivePause(0.001), UM, 2.0).hold == pytest.approx(FILLED, abs=0.01)
 
 
 def test_the_longer_it_lasts_the_surer_is_the_end() -> None:
@@ -107,6 +116,12 @@ def test_each_cue_has_the_sign_that_people_give_it() -> None:
     assert of(level=0.3) < plain
     assert of(soft=4.0) > plain > of(soft=-3.0)
     assert of(soft=-50.0) == of(soft=-5.0)  # no cue alone decides
+
+
+def test_what_hardly_changes_is_a_filled_pause() -> None:
+    found = [filled(NO_CUES._replace(change=change)) for change in (0.5, 1.4, 2.1, 2.8, 9.0)]
+    assert found == [1.0, 1.0, pytest.approx(0.5), 0.0, 0.0]
+    assert filled(NO_CUES) == 0.0
 
 
 def test_it_is_asked_when_the_machine_asks() -> None:

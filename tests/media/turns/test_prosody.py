@@ -15,25 +15,24 @@ Track = NDArray[np.float64]
 
 
 def vowel(
-    hertz: Track | float, seconds: float, *, gain: Track | float = 1.0, formant: float = 700.0
+    hertz: Track | float, seconds: float, *, gain: Track | float = 1.0, formant: Track | float = 700.0
 ) -> bytes:
     """A buzz with that pitch, strongest about `formant`, s16le."""
     count = int(seconds * RATE)
-    pitch = (
-        np.broadcast_to(hertz, count)
-        if np.ndim(hertz) == 0
-        else np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(hertz)), hertz)
-    )
+
+    def over_time(track: Track | float) -> Track:
+        return np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(track)), np.atleast_1d(track))
+
+    pitch, centre = over_time(hertz), over_time(formant)
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     sound = sum(
-        np.sin(n * phase) * np.exp(-((n * pitch.mean() - formant) ** 2) / 2 / 500**2) for n in range(1, 15)
+        np.sin(n * phase) * np.exp(-((n * pitch.mean() - centre) ** 2) / 2 / 500**2) for n in range(1, 15)
     )
-    shape = (
-        gain
-        if np.ndim(gain) == 0
-        else np.interp(np.linspace(0, 1, count), np.linspace(0, 1, np.size(gain)), gain)
-    )
-    return (2500 * shape * sound).clip(-32768, 32767).astype("<i2").tobytes()
+    return (2500 * over_time(gain) * sound).clip(-32768, 32767).astype("<i2").tobytes()
+
+
+SPEECH = np.array([400.0, 1500.0, 500.0, 1300.0, 350.0])
+"""A formant that moves as in syllables, for a third of a second."""
 
 
 def semitones(*steps: float, base: float = 150.0) -> Track:
@@ -63,6 +62,28 @@ def test_in_noise_too() -> None:
     loud = (fall + noise(0.8, np.sqrt(np.mean(fall**2)) / 3)).astype("<i2").tobytes()  # 10 dB
     assert Prosody().cues(loud).height < 0.5
     assert Prosody().cues(loud).level < 0.15
+
+
+@pytest.mark.parametrize("base", [90.0, 130.0, 200.0, 280.0])
+def test_the_sound_of_a_filled_pause_does_not_change(base: float) -> None:
+    """Whatever the pitch does, and in noise of 15 dB less."""
+    falling = semitones(2, 1, 0, -1, base=base)
+    um = vowel(falling, 0.35)
+    words = vowel(falling, 0.35, formant=SPEECH)
+    for steady, moving in ((um, words), (noisy(um, 15), noisy(words, 15))):
+        assert Prosody().cues(bytes(9600) + steady).change < 1.7
+        assert Prosody().cues(bytes(9600) + moving).change > 2.6
+
+
+def noisy(pcm: bytes, decibels: float) -> bytes:
+    samples = np.frombuffer(pcm, "<i2").astype(float)
+    level = np.sqrt(np.mean(samples**2)) * 10 ** (-decibels / 20)
+    return (
+        (samples + noise(len(samples) / RATE, level)[: len(samples)])
+        .clip(-32768, 32767)
+        .astype("<i2")
+        .tobytes()
+    )
 
 
 def test_a_drawn_out_word_and_one_that_is_not() -> None:

@@ -3,12 +3,12 @@
 The longer a pause lasts, the surer is the end; how fast that goes depends on how the voice stopped. When
 `score` are the log odds that the turn is over, known when the pause begins, the silence to wait for is
 
-    hold = patience * usual * exp(SPREAD * (BOUND - score))
+    hold = max(patience * usual * exp(SPREAD * (BOUND - score)), FILLED * filled)
 
 where `usual` is the (geometric) mean of this speaker's pauses within turns: their lengths are about
 log-normal (Campione and Veronis 2002). `score` adds up how the voice ended (see `prosody`): a fall to the
-bottom of the speaker's range, a clear rise and a soft end speak for an end, a pitch that stays level (a word
-drawn out, an "um") against it.
+bottom of the speaker's range, a clear rise and a soft end speak for an end, a pitch that stays level against
+it. `filled`, 0 to 1, is how little the last sound changed: who says "um" asks for some time to think.
 
 How long the turn has lasted is no cue. Among turns that are all alike it would be the best of all; among
 turns as people's, from one word to half a minute, it makes a judge worse than silence.
@@ -42,7 +42,7 @@ EAGER: Final = 0.6
 SPREAD: Final = 0.35
 """How much of a silence a unit of log odds is worth: an end that is e times as likely is waited for 0.7 times
 as long. More does better where waits are to be short, less where few may be cut off."""
-BOUND: Final = 0.65
+BOUND: Final = 0.45
 """Log odds at which the usual pause is waited for. It sets the default between haste and patience: a mean
 wait of half a second on the tuning half, as long as a fixed silence of 500 ms."""
 
@@ -58,6 +58,13 @@ LEVEL: Final = -6.0
 SOFT: Final = 0.15
 """For each dB by which the last voice is softer than usual, from -4 to 5: one that breaks off at full
 strength is in the middle of something."""
+
+CHANGES: Final = (1.4, 2.8)
+"""dB by which the last voice changes: so little is all "um" or "uh", so much a word."""
+FILLED: Final = 1.2
+"""Seconds that a filled pause is waited out for at least, whatever the patience."""
+FILLED_ODDS: Final = -2.0
+"""Log odds of the end behind one."""
 
 USUAL_PAUSE: Final = (log(0.33), 0.6)
 """Log of seconds, mean and deviation, of pauses within turns, before anything is known of the speaker."""
@@ -82,19 +89,22 @@ class AdaptivePause:
         self._prosody = Prosody()
         self._frames: deque[bytes] = deque(maxlen=round((SPAN + SCHEDULE[1]) / _FRAME_SECONDS))
         self._pauses = _UsualPause()
-        self._score = 0.0  # of this pause
+        self._score = self._filled = 0.0  # of this pause
 
     def listen(self, frame: bytes, hop: Hop) -> None:
         self._frames.append(frame)
 
     def judge(self, pause: Pause) -> Verdict:
         if pause.asked == 0:
-            self._score = score(self._prosody.cues(self._voice_before(pause)))
+            cues = self._prosody.cues(self._voice_before(pause))
+            self._score, self._filled = score(cues), filled(cues)
         hold = self._patience * exp(self._pauses.mean + SPREAD * (BOUND - self._score))
+        hold = max(hold, FILLED * self._filled)
+        likely = self._score + FILLED_ODDS * self._filled
         # Of the pauses within turns only the longer ones are still silent.
-        odds = exp(self._score) / self._pauses.longer(pause.silence)
+        odds = exp(likely) / self._pauses.longer(pause.silence)
         done = odds / (1 + odds)
-        reason = "finished" if self._score > PRIOR else "unfinished"
+        reason = "finished" if likely > PRIOR else "unfinished"
         return Verdict(pause.id, done, max(FLOOR, min(self._ceiling, hold)), reason, done >= EAGER)
 
     def resumed(self, pause: Pause) -> None:
@@ -110,7 +120,7 @@ class AdaptivePause:
 
 
 def score(cues: Cues) -> float:
-    """The log odds that the turn is over."""
+    """The log odds that the turn is over, for a voice that ended in a word."""
     return (
         PRIOR
         + LOW * _within(1.5 - cues.height, 0.0, 3.0)
@@ -118,6 +128,12 @@ def score(cues: Cues) -> float:
         + LEVEL * _within(cues.level - 0.06, 0.0, 0.2)
         + SOFT * _within(cues.soft, -4.0, 5.0)
     )
+
+
+def filled(cues: Cues) -> float:
+    """How much of a filled pause the last sound was, 0 to 1."""
+    steady, word = CHANGES
+    return _within((word - cues.change) / (word - steady), 0.0, 1.0)
 
 
 def _within(value: float, least: float, most: float) -> float:

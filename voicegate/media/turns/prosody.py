@@ -4,7 +4,8 @@ What people do with their voices at the end of a turn, and where they mean to go
 human talk (Duncan 1972; Koiso et al. 1998; Gravano and Hirschberg 2011; Raux and Eskenazi 2008): the pitch of
 an end falls to the bottom of the speaker's range or, in a question, rises far; the pitch of one who goes on
 stays level in the middle or rises a little. A filled pause ("um") and the last word before a hesitation are
-drawn out: long, level, unchanging. An end grows softer.
+drawn out: long, level, unchanging (Goto, Itou and Hayamizu 1999 know filled pauses by that). An end grows
+softer.
 
 The last 0.5 s of voice are looked at, once a pause: at 4 kHz, in windows of 40 ms every 20 ms. Pitch is the
 highest peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 550 Hz. All of it
@@ -60,12 +61,26 @@ _LOW_TENTH = 10
 """The lowest tenth of the track is the speaker's lowest pitch: less than that may be creak."""
 _OCTAVE = 0.7
 """Of an octave from the median: further away is an error of the pitch, or a creak."""
+_STEADY_WINDOWS = 12
+"""A quarter of a second at the end, in which a filled pause does not change; most words do."""
+_STEADY_LAG = 2
+"""Windows between two that are compared: by then a diphthong or a syllable has moved."""
+_STEADY_DB = 20.0
+"""What is softer than the loudest by more is the consonant behind the vowel."""
+_BANDS = np.array([6, 22, 42, 61, 83, 106])
+"""First bins of the envelope's bands, some 300 Hz each, from 90 Hz on: wide, or harmonics that move make a
+change of their own."""
+_BAND_RANGE_DB = 30.0
+"""A band softer than the loudest by more is noise."""
 _FORGET = 0.2
 """The weight of the newest stretch of voice in the speaker's lowest pitch and usual level."""
 
 
+_UNKNOWN_CHANGE: Final = 10.0
+
+
 class Cues(NamedTuple):
-    """All zero where nothing could be told."""
+    """Zero, and a change of 10 dB, where nothing could be told."""
 
     height: float
     """Semitones of the final pitch above the speaker's lowest: about 0 at the end of a fall."""
@@ -75,9 +90,12 @@ class Cues(NamedTuple):
     """Seconds for which the pitch had not moved at the end: a word that is drawn out, a plateau."""
     soft: float
     """dB by which the last voice is softer than this speaker's usual voice."""
+    change: float
+    """dB by which the spectral envelope of the last voice changes within 60 ms: 0.5 to 3 in an "um" or "uh",
+    2 to 6 in most words."""
 
 
-NO_CUES: Final = Cues(0.0, 0.0, 0.0, 0.0)
+NO_CUES: Final = Cues(0.0, 0.0, 0.0, 0.0, _UNKNOWN_CHANGE)
 
 
 class Prosody:
@@ -93,7 +111,9 @@ class Prosody:
         windows = _windows(pcm)
         if windows is None:
             return NO_CUES
-        loudness, pitch = _analyse(windows)
+        power = _spectrum(windows)
+        loudness = 10 * np.log10(power.sum(1) + 1.0)
+        pitch = _pitch(power)
         places = np.flatnonzero((pitch > 0) & (loudness > loudness.max() - _AUDIBLE_DB))
         if len(places):
             places = places[np.abs(pitch[places] - _median(pitch[places])) < _OCTAVE]
@@ -109,6 +129,7 @@ class Prosody:
             final - float(valley.min()),
             _level(track, places),
             self._level - float(voice[-_SOFT:].mean()),
+            _change(power, places[voice > voice.max() - _STEADY_DB]),
         )
 
     def _learn(self, low: float, level: float) -> None:
@@ -146,11 +167,29 @@ def _windows(pcm: bytes) -> NDArray[Any] | None:
     return np.lib.stride_tricks.as_strided(narrow, (count, _WINDOW), (step * _HOP, step), writeable=False)
 
 
-def _analyse(windows: NDArray[Any]) -> tuple[Floats, Floats]:
-    """The loudness of each window in dB, and log2 of its pitch in hertz, 0 where it has none."""
+def _spectrum(windows: NDArray[Any]) -> Floats:
+    """The power of each window, a bin a column."""
     spectrum = np.fft.rfft(windows * _HANN, _FFT)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
     power[:, :2] = 0  # below 30 Hz is no voice
+    return power
+
+
+def _change(power: Floats, places: NDArray[np.intp]) -> float:
+    """Of the envelope, in the last windows of those at `places`."""
+    places = places[places > places[-1] - _STEADY_WINDOWS]
+    places = places[places >= _STEADY_LAG]
+    if len(places) < _LEAST:
+        return _UNKNOWN_CHANGE
+    bands = 10 * np.log10(np.add.reduceat(power, _BANDS, axis=1) + 1e-3)
+    bands = np.maximum(bands, bands.max(1, keepdims=True) - _BAND_RANGE_DB)
+    bands -= bands.mean(1, keepdims=True)
+    moved = bands[places] - bands[places - _STEADY_LAG]
+    return _median(np.sqrt((moved * moved).mean(1)))
+
+
+def _pitch(power: Floats) -> Floats:
+    """log2 of each window's pitch in hertz, 0 where it has none."""
     likeness = np.fft.irfft(power, _FINE * _FFT)[:, : _LAGS.stop]
     likeness = (likeness[:, _LAGS] / (likeness[:, :1] + 1.0)) * _CORRECTION
     inner = likeness[:, 1:-1]
@@ -162,7 +201,7 @@ def _analyse(windows: NDArray[Any]) -> tuple[Floats, Floats]:
     bend = left - 2 * middle + right
     lag = best + 1 + _LAGS.start + np.where(bend < -1e-6, 0.5 * (left - right) / np.minimum(bend, -1e-6), 0.0)
     pitch = np.where(scores[rows, best] > 0, np.log2(_FINE * _RATE / np.maximum(lag, 1.0)), 0.0)
-    return 10 * np.log10(power.sum(1) + 1.0), pitch.astype(np.float32)
+    return pitch.astype(np.float32)
 
 
 def _window_correction() -> Floats:
