@@ -44,9 +44,8 @@ IDLE_SECONDS = 4.0
 SAMPLE_SECONDS = 10.0
 WARM_UP_SHARE, WARM_UP_MOST = 1 / 6, 600.0
 FIRST_MOST = 150.0
-"""Seconds of the same before it counts, else as long as the run. The transceiver's full garbage collections
-wait for a moment without calls, or for 2,000 ends (`roles/transceiver/garbage.py`): the heap grows with the
-calls between two of them, and is filled again by the next ones."""
+"""Seconds of the same before it counts, else as long as the run: the heap grows to what the most calls at
+once take, and to what of it lies between things that stay."""
 BAD_NETWORK = Quality(loss=0.05, burst=2.0, jitter=0.03)
 BAD_SHARE, CHANNEL_SHARE = 0.2, 0.25
 INTERRUPT = '{"type":"output_audio_buffer.clear"}'

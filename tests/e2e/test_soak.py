@@ -4,9 +4,9 @@ The real thing is five minutes of ordinary churn: `make soak`, which is VOICEGAT
 calls of 20 to 120 s. There are not five minutes to spare in every run of all tests, so without that variable
 this takes half a minute, with 20 calls of 1 to 4 s: half as many set-ups and ends, and less talking.
 
-The short run judges calls, tasks and descriptors. It does not judge memory: measured, the process grows by
-some 0.25 MB a call for the first minute of such churn, and is level from then on. The long run does, and
-finds it when a tenth of the calls stay; for a leak of a megabyte an hour there is `bench/media/soak.py`.
+The short run judges calls, tasks and descriptors. It does not judge memory: a process that has just begun
+grows in its first minute by more than a few calls that stay. The long run does, and finds it when a tenth of
+the calls stay; for a leak of a megabyte an hour there is `bench/media/soak.py`.
 """
 
 from __future__ import annotations
