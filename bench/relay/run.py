@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5, help="of each run; four make a turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bundle", type=float, default=7.0, help="packets a transceiver sends at once")
-    parser.add_argument("--rate", type=float, default=0, help=f"instead of {LOAD:.0%} of the Go relay's")
+    parser.add_argument("--rate", type=float, default=0, help=f"instead of {LOAD:.0%}% of the Go relay's")
     parser.add_argument("--memory-flows", type=int, default=100_000, help="0: leave memory out")
     parser.add_argument("--quick", action="store_true", help="40 seconds, for tuning")
     parser.add_argument("--name", default="relay", help="of the file in bench/results")
