@@ -142,3 +142,24 @@ three.settimeout(5)
 assert three.recv(10) == b"", "nobody is left behind"
 """
     )
+
+
+def test_a_child_that_is_gone_before_it_is_looked_at_leaves_no_descriptor() -> None:
+    run(
+        """
+import voicegate.processes.zygote as module
+
+def gone(pid):
+    raise FileNotFoundError(pid)
+
+control, pid = started(1)
+before = open_descriptors(os.getpid())
+parent, module._parent = module._parent, gone
+zygote.watch(1, pid)
+assert open_descriptors(os.getpid()) == before
+module._parent = parent
+zygote.watch(1, pid)
+assert len(open_descriptors(os.getpid())) == len(before) + 1
+zygote.close()
+"""
+    )

@@ -72,10 +72,12 @@ class Zygote:
         with contextlib.suppress(OSError):
             # Opened first: whatever becomes of the id, the descriptor stays with the process that was asked.
             descriptor = os.pidfd_open(pid)
-            if _parent(pid) == self.pid and serial not in self._descriptors:
-                self._descriptors[serial] = descriptor
-            else:
-                os.close(descriptor)
+            try:
+                if _parent(pid) == self.pid and serial not in self._descriptors:
+                    self._descriptors[serial] = descriptor
+            finally:  # also of one that is gone before it is looked at
+                if self._descriptors.get(serial) != descriptor:
+                    os.close(descriptor)
 
     def kill(self, serial: int) -> None:
         """SIGKILL; nothing happens to a child that has ended already."""

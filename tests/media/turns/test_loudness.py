@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from voicegate.media.turns.loudness import Loudness
@@ -29,3 +31,9 @@ def test_it_is_the_mean_power() -> None:
 def test_who_moves_closer_or_away_is_followed() -> None:
     assert after((60.0, -40.0), (10.0, -20.0)) == pytest.approx(-20.0, abs=1.0)
     assert after((60.0, -20.0), (15.0, -40.0)) == pytest.approx(-32.0, abs=2.0)
+
+
+def test_voices_without_power_tell_nothing() -> None:
+    """Voice activity of somebody else's may call digital silence a voice."""
+    assert after((1.0, -math.inf)) is None
+    assert after((1.0, -math.inf), (1.0, -30.0)) is not None

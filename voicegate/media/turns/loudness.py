@@ -31,5 +31,6 @@ class Loudness:
 
     @property
     def usual(self) -> float | None:
-        """Mean power, dBFS; None while too little was heard."""
-        return 10 * math.log10(self._power) if self._frames >= _LEAST else None
+        """Mean power, dBFS; None while too little was heard, or nothing but a plug-in's voices without
+        power."""
+        return 10 * math.log10(self._power) if self._frames >= _LEAST and self._power else None
