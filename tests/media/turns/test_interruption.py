@@ -27,6 +27,7 @@ SOUND = Overlap(
 HELD = replace(SOUND, paused=True)
 LONG = replace(HELD, seconds=0.8, voiced=0.74, strong=0.4, pitched=0.3)
 QUIET = replace(LONG, loudness=-20.0)
+FLAT = replace(LONG, seconds=1.1, voiced=1.0, strong=0.95, loudness=-6.0)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +63,10 @@ QUIET = replace(LONG, loudness=-20.0)
         (replace(QUIET, voiced=1.1, seconds=1.2), Action.IGNORE, "waiting"),
         (replace(QUIET, voiced=1.14, seconds=1.2), Action.STOP, "duration"),
         (replace(LONG, paused=False), Action.STOP, "duration"),
-        (replace(LONG, strong=0.7), Action.RESUME, "background"),
-        (replace(LONG, strong=0.7, paused=False), Action.IGNORE, "background"),
+        (FLAT, Action.RESUME, "background"),
+        (replace(FLAT, paused=False), Action.IGNORE, "background"),
+        (replace(FLAT, loudness=None), Action.RESUME, "background"),
+        (replace(FLAT, loudness=-2.0), Action.STOP, "duration"),
         (replace(LONG, strong=0.7, said="no, wait"), Action.STOP, "words"),
         (replace(LONG, syllables=1), Action.IGNORE, "waiting"),
         (replace(LONG, syllables=1, voiced=0.84), Action.STOP, "duration"),

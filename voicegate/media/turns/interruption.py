@@ -53,7 +53,8 @@ class InterruptionSettings:
     """Of voice in what stops, from its first to its last: less is noise that voice activity errs on."""
     flat: float = 0.92
     """Share of strong voice from which on it is no person at the microphone: their level falls by more than
-    that in one frame of ten at least. Other people's talk, and typing, keep it."""
+    that in one frame of ten at least. Other people's talk, and typing, keep it. What is as loud as this
+    person usually is stops all the same: a microphone with gain control keeps a level too."""
     grace: float = 0.25
     """At an answer's first words nothing pauses: a person may be finishing a word, and synthetic speech
     begins with silence."""
@@ -88,7 +89,8 @@ class DefaultPolicy:
         if acknowledgement is False:
             return Action.STOP, "words"
         if self._goes_on(overlap, acknowledgement=acknowledgement is True):
-            if overlap.voiced < settings.stop_after or overlap.strong < settings.flat * overlap.voiced:
+            moves = overlap.strong < settings.flat * overlap.voiced
+            if moves or overlap.voiced < settings.stop_after or self._is_loud(overlap):
                 return Action.STOP, "duration"
             return (Action.RESUME if overlap.paused else Action.IGNORE), "background"
         if overlap.paused:
