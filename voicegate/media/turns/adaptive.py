@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from math import erfc, exp, log, sqrt
 from typing import Final
 
-from voicegate.media.codec import FRAME_SAMPLES, PCM_RATE
+from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
 from voicegate.media.turns.prosody import SPAN, Cues, Prosody
 
@@ -73,7 +73,6 @@ PAUSE_WEIGHT: Final = (24.0, 48.0)
 about 0.8 within a speaker and by 0.3 between speakers (0.8 ** 2 / 0.3 ** 2 is 7). It is more since who waits
 longer for all ends because a few pauses were long has the longer waits for sure, and the fewer cut-ins only
 where the next pause is long."""
-_FRAME_SECONDS = FRAME_SAMPLES / PCM_RATE
 
 
 class AdaptivePause:
@@ -87,7 +86,7 @@ class AdaptivePause:
         self._patience = patience
         self._ceiling = ceiling
         self._prosody = Prosody()
-        self._frames: deque[bytes] = deque(maxlen=round((SPAN + SCHEDULE[1]) / _FRAME_SECONDS))
+        self._frames: deque[bytes] = deque(maxlen=round((SPAN + SCHEDULE[1]) / FRAME_SECONDS))
         self._pauses = _UsualPause()
         self._score = self._filled = 0.0  # of this pause
 
@@ -116,7 +115,7 @@ class AdaptivePause:
 
     def _voice_before(self, pause: Pause) -> bytes:
         frames = list(self._frames)
-        return b"".join(frames[: max(0, len(frames) - round(pause.silence / _FRAME_SECONDS))])
+        return b"".join(frames[: max(0, len(frames) - round(pause.silence / FRAME_SECONDS))])
 
 
 def score(cues: Cues) -> float:

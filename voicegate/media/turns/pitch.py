@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voicegate.media.codec import PCM_RATE
 
-_RATE: Final = 4_000
-_DECIMATION: Final = PCM_RATE // _RATE
+Floats = NDArray[np.float32]
+
+RATE: Final = 4_000
+"""Hz. Enough for the harmonics by which a pitch is found."""
+_DECIMATION: Final = PCM_RATE // RATE
 _SIXTH: Final = np.full(_DECIMATION, 1 / _DECIMATION, np.float32)
 _LAGS: Final = slice(8, 58)
 """500 to 70 Hz."""
@@ -22,7 +26,7 @@ _SILENT: Final = 1.0
 
 def has_pitch(pcm: bytes) -> bool:
     """Of 40 ms or so, 24 kHz s16le mono: two periods of the lowest voice. Takes 15 us."""
-    samples = np.frombuffer(pcm, "<i2").astype(np.float32).reshape(-1, _DECIMATION).dot(_SIXTH)
+    samples = narrowed(pcm)
     samples -= samples.mean()
     likeness = np.correlate(samples, samples, "full")[len(samples) - 1 :]
     if likeness[0] < _SILENT * len(samples):
@@ -31,3 +35,9 @@ def has_pitch(pcm: bytes) -> bool:
     inner = parts[1:-1]
     peaks = inner[(inner >= parts[:-2]) & (inner >= parts[2:])]
     return bool(len(peaks)) and float(peaks.max()) * len(samples) > _PITCHED * float(likeness[0])
+
+
+def narrowed(pcm: bytes) -> Floats:
+    """24 kHz s16le mono at RATE, without the first few samples where they do not go into one."""
+    samples = np.frombuffer(pcm, "<i2")
+    return samples[len(samples) % _DECIMATION :].astype(np.float32).reshape(-1, _DECIMATION).dot(_SIXTH)

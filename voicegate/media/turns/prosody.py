@@ -21,17 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voicegate.media.codec import PCM_RATE
-
-Floats = NDArray[np.float32]
+from voicegate.media.turns.pitch import RATE, Floats, narrowed
 
 SPAN: Final = 0.5
 """Seconds looked at: two or three syllables. 0.7 s tells no more, and costs a third more."""
-_RATE = 4_000
-_DECIMATION = PCM_RATE // _RATE
-_SIXTH = np.full(_DECIMATION, 1 / _DECIMATION, np.float32)
 _WINDOW = 160
 _HOP = 80
-_HOP_SECONDS = _HOP / _RATE
+_HOP_SECONDS = _HOP / RATE
 _FFT = 256
 _FINE = 2
 """Lags are looked at in steps of 1/8000 s: at 4 kHz a narrow peak falls between two of them, and the one an
@@ -74,8 +70,6 @@ _BAND_RANGE_DB = 30.0
 """A band softer than the loudest by more is noise."""
 _FORGET = 0.2
 """The weight of the newest stretch of voice in the speaker's lowest pitch and usual level."""
-
-
 _UNKNOWN_CHANGE: Final = 10.0
 
 
@@ -91,7 +85,7 @@ class Cues(NamedTuple):
     soft: float
     """dB by which the last voice is softer than this speaker's usual voice."""
     change: float
-    """dB by which the spectral envelope of the last voice changes within 60 ms: 0.5 to 3 in an "um" or "uh",
+    """dB by which the spectral envelope of the last voice changes within 40 ms: 0.5 to 3 in an "um" or "uh",
     2 to 6 in most words."""
 
 
@@ -156,9 +150,7 @@ def _level(track: Floats, places: NDArray[np.intp]) -> float:
 
 def _windows(pcm: bytes) -> NDArray[Any] | None:
     """The last `SPAN` seconds at 4 kHz, cut into overlapping windows, one a row."""
-    samples = np.frombuffer(pcm[-int(SPAN * PCM_RATE) * 2 :], "<i2")
-    samples = samples[len(samples) % _DECIMATION :]
-    narrow = samples.astype(np.float32).reshape(-1, _DECIMATION).dot(_SIXTH)
+    narrow = narrowed(pcm[-int(SPAN * PCM_RATE) * 2 :])
     count = (len(narrow) - _WINDOW) // _HOP + 1
     if count < 1:
         return None
@@ -200,7 +192,7 @@ def _pitch(power: Floats) -> Floats:
     left, middle, right = (likeness[rows, best + shift] for shift in (0, 1, 2))
     bend = left - 2 * middle + right
     lag = best + 1 + _LAGS.start + np.where(bend < -1e-6, 0.5 * (left - right) / np.minimum(bend, -1e-6), 0.0)
-    pitch = np.where(scores[rows, best] > 0, np.log2(_FINE * _RATE / np.maximum(lag, 1.0)), 0.0)
+    pitch = np.where(scores[rows, best] > 0, np.log2(_FINE * RATE / np.maximum(lag, 1.0)), 0.0)
     return pitch.astype(np.float32)
 
 
