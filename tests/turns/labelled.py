@@ -19,18 +19,23 @@ import numpy as np
 from tests.turns.overlap_rows import make_overlaps
 from tests.turns.scripts import Half
 from tests.turns.sounds import Beds
-from tests.turns.turn_rows import make_turns
+from tests.turns.turn_rows import DRAWN, WRITTEN, Manner, make_turns
 from tests.turns.voices import OVERLAP_VOICES, TURN_VOICES, speakers
 
 HALVES: Final[tuple[Half, ...]] = ("tune", "held")
 _SEEDS: Final[dict[Half, int]] = {"tune": 20261, "held": 20262}
-_TURN_SEEDS: Final[dict[Half, int]] = {"tune": 20261, "held": 20263}
+MANNERS: Final = (DRAWN, WRITTEN)
+_TURN_SEEDS: Final[dict[Half, dict[str, int]]] = {
+    "tune": {"drawn": 20261, "written": 20264},
+    "held": {"drawn": 20263, "written": 20265},
+}
 _CACHE: Final = Path(__file__).parents[1] / ".cache"
 _SOURCES: Final = ("espeak", "labelled", "overlap_rows", "scripts", "sounds", "turn_rows", "voices")
 
 
 def labelled_set() -> dict[Half, Path]:
-    """The folder of each half: `turns.jsonl`, `overlaps.jsonl` and the WAV files they name, 24 kHz mono."""
+    """The folder of each half: `drawn.jsonl`, `written.jsonl`, `overlaps.jsonl` and the WAV files they name,
+    24 kHz mono."""
     root = _CACHE / f"turns-{_version()}"
     missing = [half for half in HALVES if not (root / half).exists()]
     if missing:
@@ -54,7 +59,8 @@ def _version() -> str:
 def _make(half: Half, folder: Path) -> None:
     made = folder.with_name(f"{half}.{os.getpid()}")
     made.mkdir()
-    _write(made / "turns.jsonl", _turns(half, made))
+    for manner in MANNERS:
+        _write(made / f"{manner.name}.jsonl", _turns(half, manner, made))
     _write(made / "overlaps.jsonl", _overlaps(half, made))
     try:
         made.rename(folder)
@@ -62,10 +68,10 @@ def _make(half: Half, folder: Path) -> None:
         shutil.rmtree(made)
 
 
-def _turns(half: Half, folder: Path) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(_TURN_SEEDS[half])
+def _turns(half: Half, manner: Manner, folder: Path) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(_TURN_SEEDS[half][manner.name])
     people = speakers(TURN_VOICES[half], 20, rng)
-    return make_turns(half, folder, people, Beds(people, rng), rng)
+    return make_turns(half, manner, folder, people, Beds(people, rng), rng)
 
 
 def _overlaps(half: Half, folder: Path) -> list[dict[str, Any]]:

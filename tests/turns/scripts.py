@@ -6,7 +6,8 @@
     and~   the last word before a pause, drawn out
     wan-   the last word before a pause, broken off
 
-How the voice moves before a pause or an end is not in the text: see `tests.turns.voices`.
+How the voice moves before a pause or an end is not in the text: it is drawn (`tests.turns.voices`), or what
+espeak-ng makes of the comma, the ellipsis, the full stop or the question mark that would be written there.
 """
 
 from __future__ import annotations
@@ -29,13 +30,23 @@ KINDS: Final = (
     "short",
     "question",
 )
-COUNTS: Final = (34, 38, 32, 54, 28, 24, 24, 14, 40, 32)
+DRAWN_COUNTS: Final = dict(zip(KINDS, (34, 38, 32, 54, 28, 24, 24, 14, 40, 32), strict=True))
 """Turns of each kind in a half, 320 in all: 5 % of them are 16. Every eighth is a word or two."""
+WRITTEN_COUNTS: Final = {
+    "statement": 40,
+    "clause": 20,
+    "hesitation": 80,
+    "list": 50,
+    "digits": 50,
+    "short": 40,
+    "question": 40,
+}
+"""Of the kinds whose pauses a comma or an ellipsis can stand for."""
 LEADS: Final = ("statement", "clause", "sentences")
 """What may be said before a turn of any kind but a short answer, in sentences of their own."""
-LEAD_SHARES: Final = (0.5, 0.25, 0.15, 0.1)
-"""How often none to three of them are. Lengths of turns then differ as people's do: a median of 4 s, and a
-deviation of 0.9 in the logarithm."""
+DRAWN_LEADS: Final = (0.5, 0.25, 0.15, 0.1)
+"""How often none to three of them are. Lengths of turns then differ as people's do."""
+WRITTEN_LEADS: Final = (1.0,)
 
 TUNE_EN: Final[dict[str, tuple[str, ...]]] = {
     "statement": (

@@ -31,8 +31,8 @@ def recording(*lengths: float, tail: float = 3.0) -> Recording:
     return Recording(Turn("made", edges[-1], pauses), [FRAME] * len(hops), hops)
 
 
-def fixed(silence: float, *calls: Sequence[Recording], factor: float = 1.0) -> list[Outcome]:
-    return run_calls(calls, TurnSettings(judge="fixed"), lambda: FixedSilence(silence), factor)
+def fixed(silence: float, *calls: Sequence[Recording]) -> list[Outcome]:
+    return run_calls(calls, TurnSettings(judge="fixed"), lambda: FixedSilence(silence))
 
 
 def test_a_pause_that_is_shorter_than_the_silence_is_waited_out() -> None:
@@ -60,12 +60,6 @@ def test_a_turn_that_is_never_ended_waits_as_long_as_it_was_listened_to() -> Non
     assert first.wait == pytest.approx(1.0)
     assert second.ended  # and nothing of the first one is left over
     assert second.wait == pytest.approx(2.0, abs=0.021)
-
-
-def test_the_factor_stretches_what_a_judge_waits_for() -> None:
-    (outcome,) = fixed(0.5, [recording(0.4, 1.0, 0.7, 1.0)], factor=2.0)
-    assert not outcome.cut_in
-    assert outcome.wait == pytest.approx(1.0, abs=0.021)
 
 
 class Listening:
@@ -110,9 +104,8 @@ def test_one_judge_hears_a_call_and_answers_between_its_turns() -> None:
 def test_a_sweep_finds_what_a_judge_reaches_within_a_budget() -> None:
     """Pauses of 0.1 to 1.0 s, one in each turn: of a fixed silence the figures are plain to see."""
     calls = [[recording(0.4, 1.0, 0.1 * tenth + 0.05, 1.0)] for tenth in range(1, 11)]
-    judge = FixedSilence(0.5)
-    found = sweep(lambda factor: run_calls(calls, TurnSettings(judge="fixed"), lambda: judge, factor))
-    assert found.default.factor == 1.0
+    found = sweep(lambda patience: fixed(0.5 * patience, *calls))
+    assert found.default.patience == 1.0
     assert found.default.mean_wait == pytest.approx(0.5, abs=0.021)
     assert found.cut_ins_at(0.3) == pytest.approx(0.8, abs=0.11)
     assert found.cut_ins_at(0.6) == pytest.approx(0.5, abs=0.11)

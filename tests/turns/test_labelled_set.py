@@ -14,9 +14,10 @@ import pytest
 
 from tests.support.speech import Sound, read_wav
 from tests.turns.espeak import RATE
-from tests.turns.labelled import HALVES, labelled_set
+from tests.turns.labelled import HALVES, MANNERS, labelled_set
 from tests.turns.oracle import Oracle
 from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS, TURNS_ALONE, Half, Texts
+from tests.turns.turn_rows import DRAWN
 from tests.turns.voices import OVERLAP_VOICES, TONES, TURN_VOICES, variants
 from voicegate.media.turns.activity import WebrtcActivity
 from voicegate.turns.manifest import read_overlaps, read_turns
@@ -24,6 +25,9 @@ from voicegate.turns.sound import read_frames
 
 pytestmark = pytest.mark.e2e
 both_halves = pytest.mark.parametrize("half", HALVES)
+all_turns = pytest.mark.parametrize(
+    ("half", "manner"), [(half, manner.name) for half in HALVES for manner in MANNERS]
+)
 
 
 def test_the_halves_share_no_sentence_and_no_voice() -> None:
@@ -31,17 +35,19 @@ def test_the_halves_share_no_sentence_and_no_voice() -> None:
     assert not _sentences("tune", TURNS) & _sentences("held", TURNS)
     for voices in (TURN_VOICES, OVERLAP_VOICES):
         assert not variants("tune", voices) & variants("held", voices)
-    assert not {row["text"] for row in _rows("tune")} & {row["text"] for row in _rows("held")}
+    for manner in MANNERS:
+        assert not _texts("tune", manner.name) & _texts("held", manner.name)
 
 
 @both_halves
 def test_there_are_enough_of_each(half: Half) -> None:
     folder = labelled_set()[half]
-    assert len(read_turns(folder / "turns.jsonl")) >= 300
+    for manner in MANNERS:
+        assert len(read_turns(folder / f"{manner.name}.jsonl")) >= 300
+        assert {row["language"] for row in _rows(half, manner.name)} == {"en", "de"}
     kinds = Counter(overlap.kind for overlap in read_overlaps(folder / "overlaps.jsonl"))
     assert len(kinds) == 6
     assert min(kinds.values()) >= 60
-    assert {row["language"] for row in _rows(half)} == {"en", "de"}
 
 
 @both_halves
@@ -76,11 +82,11 @@ def test_no_tone_gives_the_answer_away(half: Half) -> None:
         assert sum(shares.values()) == pytest.approx(1.0)
 
 
-@both_halves
-def test_the_labels_are_where_the_voice_stops_and_goes_on(half: Half) -> None:
+@all_turns
+def test_the_labels_are_where_the_voice_stops_and_goes_on(half: Half, manner: str) -> None:
     """In quiet places, to hear them exactly: 50 ms on both sides of every label."""
     steps = []
-    for row in _rows(half):
+    for row in _rows(half, manner):
         if not row["noise"].startswith("room"):
             continue
         sound = _sound(labelled_set()[half] / row["file"])
@@ -94,11 +100,11 @@ def test_the_labels_are_where_the_voice_stops_and_goes_on(half: Half) -> None:
     assert np.median(steps) > 15
 
 
-@both_halves
-def test_voice_activity_hears_the_pauses_as_silence(half: Half) -> None:
+@all_turns
+def test_voice_activity_hears_the_pauses_as_silence(half: Half, manner: str) -> None:
     """Else the waits would be those of the voice activity."""
     voiced: dict[str, list[float]] = {}
-    for row in _rows(half):
+    for row in _rows(half, manner):
         activity = WebrtcActivity()
         heard = [activity.push(frame).voiced for frame in read_frames(labelled_set()[half] / row["file"])]
         for begin, end in [*row["pauses"], [row["end"], row["end"] + 2.0]]:
@@ -109,11 +115,11 @@ def test_voice_activity_hears_the_pauses_as_silence(half: Half) -> None:
     assert np.mean(voiced["babble"]) < 0.15
 
 
-@both_halves
-def test_nothing_but_the_voice_tells_an_end_from_a_pause(half: Half) -> None:
+@all_turns
+def test_nothing_but_the_voice_tells_an_end_from_a_pause(half: Half, manner: str) -> None:
     """No digital silence, no length that repeats, the same noise within pauses and behind the end."""
     lengths, tails, differences = [], [], []
-    for row in _rows(half):
+    for row in _rows(half, manner):
         sound = _sound(labelled_set()[half] / row["file"])
         whole = sound[: len(sound) // 480 * 480].reshape(-1, 480)
         assert np.all(np.ptp(whole, axis=1) > 0), f"{row['file']} has digital silence"
@@ -145,9 +151,13 @@ def _sentences(half: Half, turns: dict[Half, Texts]) -> set[str]:
 
 
 @cache
-def _rows(half: Half) -> list[dict[str, Any]]:
-    lines = (labelled_set()[half] / "turns.jsonl").read_text().splitlines()
+def _rows(half: Half, manner: str = DRAWN.name) -> list[dict[str, Any]]:
+    lines = (labelled_set()[half] / f"{manner}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _texts(half: Half, manner: str) -> set[str]:
+    return {row["text"] for row in _rows(half, manner)}
 
 
 def _sound(path: Path) -> Sound:

@@ -1,5 +1,9 @@
 """The turns of the labelled set: WAV files and one manifest row a turn.
 
+They come in two manners. *Drawn*: tones are drawn as people use them (see `tests.turns.voices`), and there
+may be more sentences before the last. *Written*: what espeak-ng makes of the text as it would be written, so
+that every pause within a turn sounds like one.
+
 Pauses are log-normal, longer after fillers, with a scale of each speaker's own. The median (0.21 s) and the
 deviation (0.87 in the logarithm) are chosen so that silence alone does on this set about what it does on the
 human turns of eot-bench: 56 % of the turns have a pause over 0.3 s, 22 % one over 0.6 s, 10 % one over 1 s.
@@ -10,17 +14,28 @@ logarithm of silent pauses to be normal within each class in five languages.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from tests.support.speech import Sound, silence, write_wav
 from tests.turns.espeak import RATE, Speaker
-from tests.turns.scripts import COUNTS, DIGITS, KINDS, LEAD_SHARES, LEADS, TURNS_ALONE, Half, Language
+from tests.turns.scripts import (
+    DIGITS,
+    DRAWN_COUNTS,
+    DRAWN_LEADS,
+    LEADS,
+    TURNS_ALONE,
+    WRITTEN_COUNTS,
+    WRITTEN_LEADS,
+    Half,
+    Language,
+)
 from tests.turns.sounds import Beds, draw_place, in_place
-from tests.turns.voices import draw_tone, phrase
+from tests.turns.voices import draw_tone, phrase, written
 
 CALLS: Final = 40
 TURNS_A_CALL: Final = 8
@@ -59,22 +74,34 @@ class _Turn:
         self.parts.append(silence(seconds, RATE))
 
 
+class Manner(NamedTuple):
+    """How turns are said."""
+
+    name: str
+    counts: dict[str, int]
+    """Turns of each kind."""
+    leads: tuple[float, ...]
+    """How often none, one ... sentences are said before."""
+    say: Callable[[_Turn, str, str, str, Speaker, np.random.Generator], str]
+    """What stands between two pauses; returns what caused the pause after it, if that can be heard."""
+
+
 def make_turns(
-    half: Half, folder: Path, people: list[Speaker], beds: Beds, rng: np.random.Generator
+    half: Half, manner: Manner, folder: Path, people: list[Speaker], beds: Beds, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Write `CALLS` calls of `TURNS_A_CALL` turns; the manifest rows, in order."""
     rows = []
-    kinds = iter(rng.permutation(np.repeat(KINDS, COUNTS)).tolist())
+    kinds = iter(rng.permutation(np.repeat(list(manner.counts), list(manner.counts.values()))).tolist())
     for call in range(CALLS):
         speaker = people[call % len(people)]
         pace = float(np.exp(rng.normal(0, _SPEAKER_DEVIATION)))
         place = draw_place(rng)
         for turn in range(TURNS_A_CALL):
             kind = next(kinds)
-            script = _script(half, speaker, kind, rng)
-            made = _speak(script, kind, speaker, pace, rng)
+            script = _script(half, manner, speaker, kind, rng)
+            made = _speak(script, manner, kind, speaker, pace, rng)
             heard = in_place(np.concatenate(made.parts), place, beds, rng)
-            name = f"turn-{call:02}-{turn}.wav"
+            name = f"{manner.name}-{call:02}-{turn}.wav"
             write_wav(folder / name, heard, RATE)
             *pauses, last = made.pauses
             rows.append(
@@ -95,10 +122,10 @@ def make_turns(
     return rows
 
 
-def _script(half: Half, speaker: Speaker, kind: str, rng: np.random.Generator) -> str:
+def _script(half: Half, manner: Manner, speaker: Speaker, kind: str, rng: np.random.Generator) -> str:
     language: Language = "de" if speaker.language == "de" else "en"
     texts = TURNS_ALONE[half][language]
-    leads = 0 if kind == "short" else int(rng.choice(len(LEAD_SHARES), p=LEAD_SHARES))
+    leads = 0 if kind == "short" else int(rng.choice(len(manner.leads), p=manner.leads))
     said = [str(rng.choice(texts[str(rng.choice(LEADS))])) for _ in range(leads)]
     script = " / ".join([*said, str(rng.choice(texts[kind]))])
 
@@ -108,7 +135,9 @@ def _script(half: Half, speaker: Speaker, kind: str, rng: np.random.Generator) -
     return re.sub("#", group, script)
 
 
-def _speak(script: str, kind: str, speaker: Speaker, pace: float, rng: np.random.Generator) -> _Turn:
+def _speak(
+    script: str, manner: Manner, kind: str, speaker: Speaker, pace: float, rng: np.random.Generator
+) -> _Turn:
     question = script.endswith("?")
     pieces = re.split(r"\s*([|/])\s*", script.rstrip("?"))
     turn = _Turn([], [], [])
@@ -118,7 +147,7 @@ def _speak(script: str, kind: str, speaker: Speaker, pace: float, rng: np.random
         mark = pieces[place + 1] if place + 1 < len(pieces) else ""
         following = pieces[place + 2].replace("~", "").replace("-", "") if mark else ""
         where = {"|": "incomplete", "/": "complete"}.get(mark, "question" if question else "end")
-        cause = _say_piece(turn, pieces[place], where, re.sub(r"\{|\}", "", following), speaker, rng)
+        cause = manner.say(turn, pieces[place], where, re.sub(r"\{|\}", "", following), speaker, rng)
         if mark:
             usual = "complete" if mark == "/" else kind
             begin = turn.length
@@ -130,10 +159,9 @@ def _speak(script: str, kind: str, speaker: Speaker, pace: float, rng: np.random
     return turn
 
 
-def _say_piece(
+def _say_drawn(
     turn: _Turn, piece: str, where: str, following: str, speaker: Speaker, rng: np.random.Generator
 ) -> str:
-    """What stands between two pauses; returns what caused the pause after it, if that can be heard."""
     tone = draw_tone(where, rng)
     final = where in ("end", "question")
     words, _, filler = piece.partition("{")
@@ -154,8 +182,25 @@ def _say_piece(
     return cause
 
 
+def _say_written(
+    turn: _Turn, piece: str, where: str, following: str, speaker: Speaker, rng: np.random.Generator
+) -> str:
+    cause = "filler" if "{" in piece else "drawn" if piece.endswith("~") else ""
+    hesitating = str(rng.choice([",", "..."])) if cause else ","
+    mark = {"end": ".", "question": "?"}.get(where, hesitating)
+    turn.parts.append(
+        10 ** (rng.uniform(-1.5, 1.5) / 20) * written(re.sub(r"[{}~]", "", piece), mark, speaker)
+    )
+    turn.tones.append(mark)
+    return cause
+
+
 def _pause(scale: float, rng: np.random.Generator) -> float:
     while True:
         seconds = _MEDIAN * scale * float(np.exp(rng.normal(0, _DEVIATION)))
         if _SHORTEST <= seconds <= _LONGEST:
             return seconds
+
+
+DRAWN: Final = Manner("drawn", DRAWN_COUNTS, DRAWN_LEADS, _say_drawn)
+WRITTEN: Final = Manner("written", WRITTEN_COUNTS, WRITTEN_LEADS, _say_written)

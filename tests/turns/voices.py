@@ -115,6 +115,11 @@ def phrase(
     return _faded(at_level(sound, 0.1), rng.normal(_FADE["end" if final else "pause"], 2.0))
 
 
+def written(words: str, mark: str, speaker: Speaker) -> Sound:
+    """`words` as espeak-ng reads them before that mark, with no more around them than `phrase` has."""
+    return at_level(_audible(at_level(say(words + mark, speaker), 0.1)), 0.1)
+
+
 def _slowly(word: str, rng: np.random.Generator, low: int, high: int, spread: int) -> str:
     """`low` to `high` percent of the pace, `spread` percent of the movement in pitch."""
     return f'<prosody rate="{rng.integers(low, high)}%" range="{spread}%">{word}</prosody>'

@@ -9,17 +9,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from voicegate.media.turns.settings import EAGERNESS_CEILING, TurnSettings
 from voicegate.turn_plugins import TurnPlugins, load_turn_plugins
-from voicegate.turns.evaluate import run_calls
+from voicegate.turns.evaluate import Outcome, run_calls
 from voicegate.turns.manifest import ManifestError, read_overlaps, read_turns
 from voicegate.turns.overlaps import MakePlugins, all_barge_ins, figures, run_overlaps
 from voicegate.turns.plot import svg
-from voicegate.turns.recording import load_calls
+from voicegate.turns.recording import Recording, load_calls
 from voicegate.turns.report import overlaps_json, overlaps_table, turns_json, turns_table
 from voicegate.turns.sound import RecordingError
 from voicegate.turns.sweep import Sweep, sweep
@@ -98,12 +99,17 @@ def _turns(options: argparse.Namespace) -> dict[str, Any]:
     calls = load_calls(turns, options.manifest.parent, of_first)
     sweeps: dict[str, Sweep] = {}
     for judge in judges:
-        make = partial(plugins[judge].judge, settings[judge], _failed)
-        sweeps[judge] = sweep(partial(run_calls, calls, settings[judge], make))
+        sweeps[judge] = sweep(partial(_outcomes, calls, settings[judge], plugins[judge]))
     _print(turns_table(sweeps, len(turns), sum(len(turn.pauses) for turn in turns)))
     if options.plot:
         _write(options.plot, svg(sweeps))
     return turns_json(sweeps)
+
+
+def _outcomes(
+    calls: Sequence[Sequence[Recording]], settings: TurnSettings, plugins: TurnPlugins, patience: float
+) -> list[Outcome]:
+    return run_calls(calls, settings, partial(plugins.judge, replace(settings, patience=patience), _failed))
 
 
 def _overlaps(options: argparse.Namespace) -> dict[str, Any]:

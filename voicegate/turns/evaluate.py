@@ -9,7 +9,7 @@ from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.decisions import JudgeAsked, SpeechStarted, TurnEnded
 from voicegate.media.turns.interruption import DefaultPolicy
 from voicegate.media.turns.machine import TurnMachine
-from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
+from voicegate.media.turns.plugins import TurnJudge
 from voicegate.media.turns.settings import TurnSettings
 from voicegate.turns.recording import Recording, Replay
 
@@ -26,41 +26,11 @@ class Outcome:
     ended: bool
 
 
-class Stretched:
-    """A judge whose every silence to wait for is multiplied: its operating points, from hasty to patient."""
-
-    def __init__(self, judge: TurnJudge, factor: float) -> None:
-        self._judge = judge
-        self._factor = factor
-        self.inline = judge.inline
-        self.schedule = judge.schedule
-
-    def listen(self, frame: bytes, hop: Hop) -> None:
-        self._judge.listen(frame, hop)
-
-    def judge(self, pause: Pause) -> Verdict:
-        verdict = self._judge.judge(pause)
-        return verdict._replace(hold=verdict.hold * self._factor)
-
-    def resumed(self, pause: Pause) -> None:
-        self._judge.resumed(pause)
-
-    def ended(self, pause: Pause) -> None:
-        self._judge.ended(pause)
-
-
 def run_calls(
-    calls: Sequence[Sequence[Recording]],
-    settings: TurnSettings,
-    make_judge: Callable[[], TurnJudge],
-    factor: float = 1.0,
+    calls: Sequence[Sequence[Recording]], settings: TurnSettings, make_judge: Callable[[], TurnJudge]
 ) -> list[Outcome]:
-    """What becomes of all turns at one operating point of the judge."""
-    outcomes: list[Outcome] = []
-    for call in calls:
-        judge = make_judge()
-        outcomes += _run_call(call, settings, judge if factor == 1.0 else Stretched(judge, factor))
-    return outcomes
+    """What becomes of all turns; each call has a judge of its own."""
+    return [outcome for call in calls for outcome in _run_call(call, settings, make_judge())]
 
 
 def _run_call(call: Sequence[Recording], settings: TurnSettings, judge: TurnJudge) -> list[Outcome]:

@@ -17,8 +17,8 @@ from voicegate.turns.evaluate import Outcome
 
 WAIT_BUDGETS: Final = (0.3, 0.6)
 CUT_IN_BUDGET: Final = 0.05
-_LEAST, _MOST = 0.15, 6.0
-"""Factors of the sweep: a silence of half a second becomes 75 ms, less than any pause, to 3 s."""
+_LEAST, _MOST = 0.15, 10.0
+"""Of patience: a fixed silence of half a second becomes 75 ms, less than any pause, to 3 s."""
 _STEP: Final = 1.45
 _HALVINGS: Final = 5
 """Of a step: to less than a hundredth of the wait."""
@@ -28,8 +28,8 @@ _HALVINGS: Final = 5
 class Point:
     """What a judge does at one operating point. Seconds; shares are 0 to 1."""
 
-    factor: float
-    """By which its silences were multiplied; 1 is the judge as it is."""
+    patience: float
+    """What was asked of the judge (`TurnSettings.patience`); 1 is the judge as it is."""
     cut_ins: float
     mean_wait: float
     p50: float
@@ -64,35 +64,35 @@ class Sweep:
 
 
 def sweep(run: Callable[[float], Sequence[Outcome]]) -> Sweep:
-    """`run` gives the outcomes at a factor. A coarse grid, then finer where a budget is crossed."""
+    """`run` gives the outcomes at a patience. A coarse grid, then finer where a budget is crossed."""
     points: dict[float, Point] = {}
 
-    def at(factor: float) -> Point:
-        if factor not in points:
-            points[factor] = _point(factor, run(factor))
-        return points[factor]
+    def at(patience: float) -> Point:
+        if patience not in points:
+            points[patience] = _point(patience, run(patience))
+        return points[patience]
 
     default = at(1.0)
-    factor = _LEAST
-    while factor <= _MOST:
-        if at(factor).cut_ins == 0:
+    patience = _LEAST
+    while patience <= _MOST:
+        if at(patience).cut_ins == 0:
             break  # more patience only costs
-        factor *= _STEP
+        patience *= _STEP
     for wait in WAIT_BUDGETS:
         _close_in(points, at, lambda point, wait=wait: point.mean_wait <= wait)  # type: ignore[misc]
     _close_in(points, at, lambda point: point.cut_ins > CUT_IN_BUDGET)
-    return Sweep(default, tuple(points[factor] for factor in sorted(points)))
+    return Sweep(default, tuple(points[patience] for patience in sorted(points)))
 
 
 def _close_in(
     points: dict[float, Point], at: Callable[[float], Point], below: Callable[[Point], bool]
 ) -> None:
     """Look closer between the last point of the grid that is `below` the budget and the next."""
-    factors = sorted(points)
-    low = max((factor for factor in factors if below(points[factor])), default=None)
-    if low is None or low == factors[-1]:
+    tried = sorted(points)
+    low = max((patience for patience in tried if below(points[patience])), default=None)
+    if low is None or low == tried[-1]:
         return
-    high = factors[factors.index(low) + 1]
+    high = tried[tried.index(low) + 1]
     for _ in range(_HALVINGS):
         middle = sqrt(low * high)
         if below(at(middle)):
@@ -101,10 +101,10 @@ def _close_in(
             high = middle
 
 
-def _point(factor: float, outcomes: Sequence[Outcome]) -> Point:
+def _point(patience: float, outcomes: Sequence[Outcome]) -> Point:
     waits = sorted(outcome.wait for outcome in outcomes)
     return Point(
-        factor,
+        patience,
         sum(outcome.cut_in for outcome in outcomes) / len(outcomes),
         sum(waits) / len(waits),
         percentile(waits, 0.5),

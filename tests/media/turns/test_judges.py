@@ -10,7 +10,7 @@ import pytest
 
 from tests.media.signals import frames
 from tests.media.turns.test_prosody import SPEECH, semitones, vowel
-from voicegate.media.turns.adaptive import CEILING, FILLED, FLOOR, SCHEDULE, AdaptivePause, filled, score
+from voicegate.media.turns.adaptive import CEILING, FLOOR, LONGEST_PAUSE, SCHEDULE, AdaptivePause, score
 from voicegate.media.turns.fixed import FixedSilence, Upstream
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.prosody import NO_CUES, Cues
@@ -62,13 +62,25 @@ def test_an_um_is_waited_out_though_it_falls() -> None:
     assert heard(AdaptivePause(), UM, 1.5).hold > 1.8 * heard(AdaptivePause(), WORD, 1.5).hold
 
 
-def test_patience_multiplies_what_is_waited_for() -> None:
-    usual = heard(AdaptivePause(), FINISHED, 2.0).hold
-    assert heard(AdaptivePause(1.5), FINISHED, 2.0).hold == pytest.approx(1.5 * usual)
-    assert heard(AdaptivePause(100.0), FINISHED, 2.0).hold == CEILING
-    assert heard(AdaptivePause(100.0, ceiling=8.0), FINISHED, 2.0).hold == 8.0
-    assert heard(AdaptivePause(0.001), FINISHED, 2.0).hold == FLOOR
-    assert heard(AdaptivePause(0.001), UM, 2.0).hold == pytest.approx(FILLED, abs=0.01)
+@pytest.mark.parametrize("voice", [FINISHED, WORD, HESITATING, UM])
+def test_who_is_more_patient_waits_for_longer(voice: bytes) -> None:
+    holds = [heard(AdaptivePause(patience), voice, 2.0).hold for patience in (1.0, 2.0, 4.0)]
+    assert 1.3 * holds[0] < holds[1] < 4.2 * holds[0]
+    assert 1.3 * holds[1] < holds[2] < 2.5 * holds[1]
+
+
+def test_the_more_patient_the_less_it_goes_by_the_sound() -> None:
+    def ratio(patience: float) -> float:
+        unfinished = heard(AdaptivePause(patience, ceiling=60.0), HESITATING, 2.0).hold
+        return unfinished / heard(AdaptivePause(patience), FINISHED, 2.0).hold
+
+    assert ratio(1.0) > ratio(2.0) > ratio(3.0) > 1.2
+
+
+def test_a_wait_has_a_floor_and_a_ceiling() -> None:
+    assert heard(AdaptivePause(1e4), FINISHED, 2.0).hold == CEILING
+    assert heard(AdaptivePause(1e4, ceiling=8.0), FINISHED, 2.0).hold == 8.0
+    assert heard(AdaptivePause(0.01), UM, 2.0).hold == FLOOR
 
 
 def test_the_longer_it_lasts_the_surer_is_the_end() -> None:
@@ -87,9 +99,9 @@ def test_who_makes_long_pauses_gets_more_time() -> None:
         for silence in silences:
             heard(judge, HESITATING, 1.0)
             judge.resumed(pause(1.0, silence))
-        return heard(judge, FINISHED, 1.0).hold
+        return heard(judge, HESITATING, 1.0).hold
 
-    assert after([1.2] * 8) > 1.25 * after([0.4] * 8) > 1.4 * after([0.2] * 8)
+    assert after([1.2] * 8) > 1.2 * after([0.4] * 8) > 1.2 * after([0.2] * 8)
 
 
 def test_stops_within_words_are_no_pauses_of_the_speaker() -> None:
@@ -106,22 +118,26 @@ def test_a_word_is_answered_as_soon_as_a_speech() -> None:
     assert heard(AdaptivePause(), FINISHED, 20.0).hold == heard(AdaptivePause(), FINISHED, 0.8).hold
 
 
+def test_who_was_kept_waiting_for_an_answer_has_made_no_pause() -> None:
+    def after(silence: float) -> float:
+        judge = AdaptivePause()
+        heard(judge, FINISHED, 1.0)
+        judge.resumed(pause(1.0, silence))
+        return heard(judge, HESITATING, 1.0).hold
+
+    assert after(10.0) == after(LONGEST_PAUSE) > after(0.9 * LONGEST_PAUSE)
+
+
 def test_each_cue_has_the_sign_that_people_give_it() -> None:
     def of(**cues: float) -> float:
-        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, **cues}))
+        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, "rise": 1.5, **cues}))
 
     plain = of()
     assert of(height=-1.0) > plain
-    assert of(rise=5.0) > plain
-    assert of(level=0.3) < plain
-    assert of(soft=4.0) > plain > of(soft=-3.0)
-    assert of(soft=-50.0) == of(soft=-5.0)  # no cue alone decides
-
-
-def test_what_hardly_changes_is_a_filled_pause() -> None:
-    found = [filled(NO_CUES._replace(change=change)) for change in (0.5, 1.4, 2.1, 2.8, 9.0)]
-    assert found == [1.0, 1.0, pytest.approx(0.5), 0.0, 0.0]
-    assert filled(NO_CUES) == 0.0
+    assert of(rise=-2.0) > plain
+    assert of(rise=7.0) > plain == of(rise=3.0)
+    assert of(change=1.4) < of(change=2.0) < plain
+    assert of(height=-50.0) == of(height=-1.0) < 1  # no cue alone decides
 
 
 def test_it_is_asked_when_the_machine_asks() -> None:

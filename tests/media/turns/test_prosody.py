@@ -1,4 +1,5 @@
-"""voicegate.media.turns.prosody: pitch, length and loudness of the last words, on voices of known pitch."""
+"""voicegate.media.turns.prosody: how the pitch and the sound of the last words move, on voices of known
+pitch."""
 
 from __future__ import annotations
 
@@ -49,19 +50,17 @@ def test_a_fall_a_level_and_a_rise(base: float) -> None:
     level = Prosody().cues(vowel(semitones(0, 0, base=base), 0.8))
     rise = Prosody().cues(vowel(semitones(0, 0, 0, 0, 5, base=base), 0.8))
     assert fall.height < 0.5
-    assert fall.level < 0.15
-    assert level.level > 0.4
+    assert fall.rise < -1.5
     assert level.rise == pytest.approx(0, abs=0.1)
     assert rise.rise > 3
     assert rise.height > 3
-    assert rise.level < 0.15
 
 
 def test_in_noise_too() -> None:
     fall = np.frombuffer(vowel(semitones(4, 4, 4, 2, -1), 0.8), "<i2").astype(float)
     loud = (fall + noise(0.8, np.sqrt(np.mean(fall**2)) / 3)).astype("<i2").tobytes()  # 10 dB
     assert Prosody().cues(loud).height < 0.5
-    assert Prosody().cues(loud).level < 0.15
+    assert Prosody().cues(loud).rise < -1.5
 
 
 @pytest.mark.parametrize("base", [90.0, 130.0, 200.0, 280.0])
@@ -84,27 +83,6 @@ def noisy(pcm: bytes, decibels: float) -> bytes:
         .astype("<i2")
         .tobytes()
     )
-
-
-def test_a_drawn_out_word_and_one_that_is_not() -> None:
-    """What comes before it moves; a window in which the pitch is lost does not end it."""
-    moving = vowel(semitones(3, -3, 3, -3), 0.5)
-    drawn = vowel(150, 0.3)
-    assert Prosody().cues(moving + drawn).level == pytest.approx(0.3, abs=0.05)
-    assert Prosody().cues(moving + drawn[:4800] + bytes(1440) + drawn[4800:]).level > 0.25
-    assert Prosody().cues(moving).level < 0.15
-
-
-def test_what_ends_softer_than_the_speaker_speaks() -> None:
-    def end(gain: float) -> float:
-        speaker = Prosody()
-        for _ in range(8):
-            speaker.cues(vowel(150, 0.7))
-        return speaker.cues(vowel(150, 0.7, gain=np.array([1.0, 1.0, 1.0, gain]))).soft
-
-    assert abs(end(1.0)) < 0.5
-    assert end(0.3) > 3
-    assert end(1.5) < -1
 
 
 def test_height_is_above_the_speakers_own_lowest() -> None:

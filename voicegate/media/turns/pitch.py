@@ -40,4 +40,6 @@ def has_pitch(pcm: bytes) -> bool:
 def narrowed(pcm: bytes) -> Floats:
     """24 kHz s16le mono at RATE, without the first few samples where they do not go into one."""
     samples = np.frombuffer(pcm, "<i2")
-    return samples[len(samples) % _DECIMATION :].astype(np.float32).reshape(-1, _DECIMATION).dot(_SIXTH)
+    whole = samples[len(samples) % _DECIMATION :].astype(np.float32)
+    narrow: Floats = whole.reshape(-1, _DECIMATION).dot(_SIXTH)
+    return narrow

@@ -1,11 +1,11 @@
-"""How the last words before a pause were said: pitch, length and loudness, from the audio alone.
+"""How the last words before a pause were said, from the audio alone: where the pitch went, and whether the
+sound moved.
 
 What people do with their voices at the end of a turn, and where they mean to go on, is known from studies of
 human talk (Duncan 1972; Koiso et al. 1998; Gravano and Hirschberg 2011; Raux and Eskenazi 2008): the pitch of
 an end falls to the bottom of the speaker's range or, in a question, rises far; the pitch of one who goes on
-stays level in the middle or rises a little. A filled pause ("um") and the last word before a hesitation are
-drawn out: long, level, unchanging (Goto, Itou and Hayamizu 1999 know filled pauses by that). An end grows
-softer.
+stays level in the middle or rises a little. A filled pause ("um") is drawn out, level and unchanging (Goto,
+Itou and Hayamizu 1999 know filled pauses by that).
 
 The last 0.5 s of voice are looked at, once a pause: at 4 kHz, in windows of 40 ms every 20 ms. Pitch is the
 highest peak of the autocorrelation, corrected for the window (Boersma 1993), between 70 and 550 Hz. All of it
@@ -27,7 +27,6 @@ SPAN: Final = 0.5
 """Seconds looked at: two or three syllables. 0.7 s tells no more, and costs a third more."""
 _WINDOW = 160
 _HOP = 80
-_HOP_SECONDS = _HOP / RATE
 _FFT = 256
 _FINE = 2
 """Lags are looked at in steps of 1/8000 s: at 4 kHz a narrow peak falls between two of them, and the one an
@@ -35,41 +34,34 @@ octave below does not."""
 _LAGS = slice(7 * _FINE, 58 * _FINE + 1)
 """571 to 69 Hz, one more on either side than is used: a peak has neighbours."""
 _HANN = (0.5 - 0.5 * np.cos(2 * pi * (np.arange(_WINDOW) + 0.5) / _WINDOW)).astype(np.float32)
-_HARMONIC = 0.5
+_HARMONIC = 0.6
 """Of the autocorrelation at its peak: below, a window has no pitch."""
 _OCTAVE_COST = 0.06
 """Of the peak, for each octave that the pitch is lower: of two peaks as high the shorter lag is the pitch."""
-_AUDIBLE_DB = 30.0
-"""A window softer than the loudest by more has no pitch worth knowing: breath and room."""
+_AUDIBLE_DB = 18.0
+"""A window softer than the loudest by more has no pitch worth knowing: breath, room, people in the
+background, the consonant behind the last vowel."""
 _LEAST = 5
 """Windows with a pitch, without which nothing is told: a tenth of a second."""
 _LAST = 2
 """Pitched windows at the end that are the final pitch."""
-_SOFT = 3
-"""And those that are the final level."""
 _TURN = slice(-11, -6)
 """The final pitch is compared with the lowest of these for the rise: a question turns up late."""
-_LEVEL_LAST = 5
-"""Pitched windows whose median is the pitch of a level end."""
-_LEVEL_SEMITONES = 0.7
-"""What wavers by less is level: a note that is held, with the errors of the pitch."""
 _LOW_TENTH = 10
 """The lowest tenth of the track is the speaker's lowest pitch: less than that may be creak."""
-_OCTAVE = 0.7
+_OCTAVE = 0.6
 """Of an octave from the median: further away is an error of the pitch, or a creak."""
 _STEADY_WINDOWS = 12
 """A quarter of a second at the end, in which a filled pause does not change; most words do."""
 _STEADY_LAG = 2
 """Windows between two that are compared: by then a diphthong or a syllable has moved."""
-_STEADY_DB = 20.0
-"""What is softer than the loudest by more is the consonant behind the vowel."""
 _BANDS = np.array([6, 22, 42, 61, 83, 106])
 """First bins of the envelope's bands, some 300 Hz each, from 90 Hz on: wide, or harmonics that move make a
 change of their own."""
 _BAND_RANGE_DB = 30.0
 """A band softer than the loudest by more is noise."""
 _FORGET = 0.2
-"""The weight of the newest stretch of voice in the speaker's lowest pitch and usual level."""
+"""The weight of the newest stretch of voice in the speaker's lowest pitch."""
 _UNKNOWN_CHANGE: Final = 10.0
 
 
@@ -80,24 +72,19 @@ class Cues(NamedTuple):
     """Semitones of the final pitch above the speaker's lowest: about 0 at the end of a fall."""
     rise: float
     """Semitones by which the pitch turned up at the very end."""
-    level: float
-    """Seconds for which the pitch had not moved at the end: a word that is drawn out, a plateau."""
-    soft: float
-    """dB by which the last voice is softer than this speaker's usual voice."""
     change: float
     """dB by which the spectral envelope of the last voice changes within 40 ms: 0.5 to 3 in an "um" or "uh",
     2 to 6 in most words."""
 
 
-NO_CUES: Final = Cues(0.0, 0.0, 0.0, 0.0, _UNKNOWN_CHANGE)
+NO_CUES: Final = Cues(0.0, 0.0, _UNKNOWN_CHANGE)
 
 
 class Prosody:
-    """Of one speaker: their lowest pitch and usual level are learned from pause to pause."""
+    """Of one speaker: their lowest pitch is learned from pause to pause."""
 
     def __init__(self) -> None:
         self._lowest: float | None = None  # semitones above 1 Hz
-        self._level = 0.0  # dB, of what has a pitch
 
     def cues(self, pcm: bytes) -> Cues:
         """Of the voice up to a pause: `pcm` (24 kHz s16le mono) ends where the voice did, and may be any
@@ -113,39 +100,21 @@ class Prosody:
             places = places[np.abs(pitch[places] - _median(pitch[places])) < _OCTAVE]
         if len(places) < _LEAST:
             return NO_CUES
-        track, voice = 12 * pitch[places], loudness[places]
-        self._learn(float(np.sort(track)[len(track) // _LOW_TENTH]), float(voice.mean()))
-        assert self._lowest is not None  # just learned
+        track = 12 * pitch[places]
+        lowest = self._learn(float(np.sort(track)[len(track) // _LOW_TENTH]))
         final = float(track[-_LAST:].mean())
         valley = track[_TURN] if len(track) > -_TURN.stop + 2 else track[:-_LAST]
-        return Cues(
-            final - self._lowest,
-            final - float(valley.min()),
-            _level(track, places),
-            self._level - float(voice[-_SOFT:].mean()),
-            _change(power, places[voice > voice.max() - _STEADY_DB]),
-        )
+        return Cues(final - lowest, final - float(valley.min()), _change(power, places))
 
-    def _learn(self, low: float, level: float) -> None:
-        """From one more stretch of voice."""
-        if self._lowest is None:
-            self._lowest, self._level = low, level
-        else:
-            self._lowest += (low - self._lowest) * _FORGET
-            self._level += (level - self._level) * _FORGET
+    def _learn(self, low: float) -> float:
+        """From one more stretch of voice, the speaker's lowest pitch."""
+        self._lowest = low if self._lowest is None else self._lowest + (low - self._lowest) * _FORGET
+        return self._lowest
 
 
 def _median(values: Floats) -> float:
     """As np.median, which takes ten times as long for a few values."""
     return float(np.sort(values)[len(values) // 2])
-
-
-def _level(track: Floats, places: NDArray[np.intp]) -> float:
-    """Seconds of level pitch at the end; one window may be missing here and there."""
-    near = np.zeros(places[-1] + 1, np.bool_)
-    near[places] = np.abs(track - _median(track[-_LEVEL_LAST:])) < _LEVEL_SEMITONES
-    breaks = np.flatnonzero(~(near[1:] | near[:-1]))
-    return float(np.count_nonzero(near[breaks[-1] + 1 if len(breaks) else 0 :])) * _HOP_SECONDS
 
 
 def _windows(pcm: bytes) -> NDArray[Any] | None:
