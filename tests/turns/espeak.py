@@ -10,6 +10,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -78,6 +79,14 @@ class _Engine:
                 self._marks.append(events[place].audio_position / 1000)
             place += 1
         return 0
+
+    def data(self) -> Path:
+        """The directory with its voices."""
+        place = ctypes.c_char_p()
+        self._lib.espeak_Info.restype = ctypes.c_char_p
+        self._lib.espeak_Info(ctypes.byref(place))
+        assert place.value is not None
+        return Path(place.value.decode())
 
     def say(self, ssml: str, speaker: Speaker) -> tuple[Sound, list[float]]:
         self._chunks.clear()

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tests.support.speech import Sound, read_wav
-from tests.turns.espeak import RATE
+from tests.turns.espeak import RATE, engine
 from tests.turns.labelled import HALVES, MANNERS, labelled_set
 from tests.turns.oracle import Oracle
 from tests.turns.scripts import AGENT, BACKCHANNELS, SHORT_INTERRUPTIONS, TURNS, TURNS_ALONE, Half, Texts
 from tests.turns.turn_rows import DRAWN
-from tests.turns.voices import OVERLAP_VOICES, TONES, TURN_VOICES, variants
+from tests.turns.voices import OVERLAP_VOICES, TONES, TURN_VOICES, agent, variants
 from voicegate.media.turns.activity import WebrtcActivity
 from voicegate.turns.manifest import read_overlaps, read_turns
 from voicegate.turns.sound import read_frames
@@ -37,6 +37,17 @@ def test_the_halves_share_no_sentence_and_no_voice() -> None:
         assert not variants("tune", voices) & variants("held", voices)
     for manner in MANNERS:
         assert not _texts("tune", manner.name) & _texts("held", manner.name)
+
+
+@both_halves
+def test_every_voice_can_say_every_tone(half: Half) -> None:
+    """An `intonation` of 3 does not rise at a comma, 2 moves little; and a pitch of which the second number
+    is not the higher moves the other way."""
+    for name in variants(half, TURN_VOICES) - {agent(half).voice.split("+")[1]}:
+        settings = (engine().data() / "voices" / "!v" / name).read_text(errors="replace")
+        pitch = re.search(r"^pitch\s+(\d+)\s+(\d+)", settings, re.MULTILINE)
+        assert pitch is None or int(pitch[2]) > 1.2 * int(pitch[1]), name
+        assert not re.search(r"^intonation\s+(?!1\b)", settings, re.MULTILINE), name
 
 
 @both_halves
@@ -110,8 +121,8 @@ def test_voice_activity_hears_the_pauses_as_silence(half: Half, manner: str) -> 
         for begin, end in [*row["pauses"], [row["end"], row["end"] + 2.0]]:
             inside = heard[round(begin / 0.02) + 1 : round(end / 0.02)]
             voiced.setdefault(row["noise"].split()[0], []).append(float(np.mean(inside)))
-    assert np.mean(voiced["room"]) < 0.08
-    assert np.mean(voiced["pink"]) < 0.08
+    assert np.mean(voiced["room"]) < 0.12
+    assert np.mean(voiced["pink"]) < 0.12
     assert np.mean(voiced["babble"]) < 0.15
 
 

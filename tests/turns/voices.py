@@ -43,18 +43,20 @@ OVERLAP_VOICES: Final[dict[Half, Voices]] = {
 }
 TURN_VOICES: Final[dict[Half, Voices]] = {
     "tune": {
-        "en": OVERLAP_VOICES["tune"]["en"] + OVERLAP_VOICES["held"]["en"],
-        "de": OVERLAP_VOICES["tune"]["de"] + OVERLAP_VOICES["held"]["de"],
+        "en": (
+            *("en-us+m1", "en-gb-x-rp+f1", "en-us+Andy", "en-gb-x-rp+m3", "en-us+f3", "en-us+linda"),
+            *("en+m2", "en-gb-scotland+f2", "en-gb-scotland+m4", "en+f4", "en+steph", "en+Michael"),
+            *("en-gb-x-rp+Henrique", "en-us+caleb", "en-gb-x-gbclan+Gene", "en-us+quincy"),
+        ),
+        "de": ("de+m7", "de+f5", "de+benjamin", "de+shelby"),
     },
     "held": {
-        "en": (
-            *("en-us-nyc+adam", "en-gb-x-gbclan+belinda", "en-gb-x-gbclan+david"),
-            *("en+Alicia", "en-029+victor", "en-us-nyc+Andrea"),
-        ),
+        "en": ("en-us-nyc+adam", "en-gb-x-gbclan+belinda", "en-gb-x-gbclan+david", "en-029+victor"),
         "de": ("de+boris", "de+Annie"),
     },
 }
-"""Who speaks while the agent is silent: see `tests.turns.scripts.TURNS_ALONE`."""
+"""Who speaks while the agent is silent: see `tests.turns.scripts.TURNS_ALONE`. All of them can say every
+tone: some variants of espeak-ng have an intonation of their own in which a comma sounds like a full stop."""
 _AGENT: Final[dict[Half, Speaker]] = {
     "tune": Speaker("en", "en-us+m8", 165, 50, 50),
     "held": Speaker("en", "en-us+m6", 165, 50, 50),

@@ -45,8 +45,6 @@ _LEAST = 5
 """Windows with a pitch, without which nothing is told: a tenth of a second."""
 _LAST = 2
 """Pitched windows at the end that are the final pitch."""
-_TURN = slice(-11, -6)
-"""The final pitch is compared with the lowest of these for the rise: a question turns up late."""
 _LOW_TENTH = 10
 """The lowest tenth of the track is the speaker's lowest pitch: less than that may be creak."""
 _OCTAVE = 0.6
@@ -60,8 +58,9 @@ _BANDS = np.array([6, 22, 42, 61, 83, 106])
 change of their own."""
 _BAND_RANGE_DB = 30.0
 """A band softer than the loudest by more is noise."""
-_FORGET = 0.2
-"""The weight of the newest stretch of voice in the speaker's lowest pitch."""
+_LOWER, _HIGHER = 0.4, 0.1
+"""The weight of the newest stretch of voice in the speaker's lowest pitch, when it was lower or higher: not
+every one goes to the bottom of the range."""
 _UNKNOWN_CHANGE: Final = 10.0
 
 
@@ -71,7 +70,7 @@ class Cues(NamedTuple):
     height: float
     """Semitones of the final pitch above the speaker's lowest: about 0 at the end of a fall."""
     rise: float
-    """Semitones by which the pitch turned up at the very end."""
+    """Semitones of the final pitch above the middle of the last half second: below 0 after a fall."""
     change: float
     """dB by which the spectral envelope of the last voice changes within 40 ms: 0.5 to 3 in an "um" or "uh",
     2 to 6 in most words."""
@@ -103,12 +102,14 @@ class Prosody:
         track = 12 * pitch[places]
         lowest = self._learn(float(np.sort(track)[len(track) // _LOW_TENTH]))
         final = float(track[-_LAST:].mean())
-        valley = track[_TURN] if len(track) > -_TURN.stop + 2 else track[:-_LAST]
-        return Cues(final - lowest, final - float(valley.min()), _change(power, places))
+        return Cues(final - lowest, final - _median(track), _change(power, places))
 
     def _learn(self, low: float) -> float:
         """From one more stretch of voice, the speaker's lowest pitch."""
-        self._lowest = low if self._lowest is None else self._lowest + (low - self._lowest) * _FORGET
+        if self._lowest is None:
+            self._lowest = low
+        else:
+            self._lowest += (low - self._lowest) * (_LOWER if low < self._lowest else _HIGHER)
         return self._lowest
 
 
