@@ -125,7 +125,7 @@ def _smart_turn(settings: TurnSettings) -> TurnJudge:
 
     if settings.model is None:
         raise ValueError("it needs the path of its ONNX file, as the model of the turn settings")
-    return SmartTurn(settings.model, _patience(settings))
+    return SmartTurn(settings.model, _patience(settings), ceiling=settings.max_silence)
 
 
 def _upstream(settings: TurnSettings) -> TurnJudge:

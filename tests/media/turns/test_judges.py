@@ -10,8 +10,9 @@ import pytest
 
 from tests.media.signals import frames
 from tests.media.turns.test_prosody import SPEECH, semitones, vowel
-from voicegate.media.turns.adaptive import CEILING, FLOOR, LONGEST_PAUSE, SCHEDULE, AdaptivePause, score
+from voicegate.media.turns.adaptive import CEILING, SCHEDULE, AdaptivePause, filled, final
 from voicegate.media.turns.fixed import FixedSilence, Upstream
+from voicegate.media.turns.pauses import FLOOR
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.prosody import NO_CUES, Cues
 
@@ -118,26 +119,32 @@ def test_a_word_is_answered_as_soon_as_a_speech() -> None:
     assert heard(AdaptivePause(), FINISHED, 20.0).hold == heard(AdaptivePause(), FINISHED, 0.8).hold
 
 
-def test_who_was_kept_waiting_for_an_answer_has_made_no_pause() -> None:
-    def after(silence: float) -> float:
+def test_who_sounds_final_before_going_on_is_trusted_less() -> None:
+    def ratio(voice: bytes) -> float:
         judge = AdaptivePause()
-        heard(judge, FINISHED, 1.0)
-        judge.resumed(pause(1.0, silence))
-        return heard(judge, HESITATING, 1.0).hold
+        for _ in range(12):
+            heard(judge, voice, 1.0)
+            judge.resumed(pause(1.0, 0.33))
+        return heard(judge, HESITATING, 1.0).hold / heard(judge, FINISHED, 1.0).hold
 
-    assert after(10.0) == after(LONGEST_PAUSE) > after(0.9 * LONGEST_PAUSE)
+    assert ratio(HESITATING) > 1.3 * ratio(FINISHED)
 
 
 def test_each_cue_has_the_sign_that_people_give_it() -> None:
     def of(**cues: float) -> float:
-        return score(Cues(**{**NO_CUES._asdict(), "height": 3.0, "rise": 1.5, **cues}))
+        return final(Cues(**{**NO_CUES._asdict(), "height": 3.0, "rise": 0.5, **cues}))
 
-    plain = of()
-    assert of(height=-1.0) > plain
-    assert of(rise=-2.0) > plain
-    assert of(rise=7.0) > plain == of(rise=3.0)
-    assert of(change=1.4) < of(change=2.0) < plain
-    assert of(height=-50.0) == of(height=-1.0) < 1  # no cue alone decides
+    assert of() == of(rise=2.0) == 0
+    assert 0 < of(height=0.0) < of(height=-1.0) < 1
+    assert 0 < of(rise=-1.0) < of(rise=-4.0) < 1
+    assert of(height=-1.0, rise=-4.0) == of(rise=6.0) == 1
+    assert of(height=-50.0) == of(height=-1.0)  # no cue alone decides
+
+
+def test_what_hardly_changes_is_a_filled_pause() -> None:
+    found = [filled(NO_CUES._replace(change=change)) for change in (0.5, 1.8, 2.3, 2.8, 9.0)]
+    assert found == [1.0, 1.0, pytest.approx(0.5), 0.0, 0.0]
+    assert filled(NO_CUES) == 0.0
 
 
 def test_it_is_asked_when_the_machine_asks() -> None:

@@ -121,14 +121,25 @@ def test_nothing_said_yet_is_no_error(weights: str) -> None:
     assert 0 <= SmartTurn(weights).judge(pause(b"")).done <= 1
 
 
-def test_a_finished_turn_is_ended_at_once_and_another_waits(weights: str) -> None:
+def test_a_finished_turn_is_ended_sooner_than_another(weights: str) -> None:
     """The mean of a spectrogram is negative for little noise and positive for much."""
-    judge = SmartTurn(weights, patience=2.0)
+    judge, patient = SmartTurn(weights), SmartTurn(weights, patience=2.0)
     quiet, loud = judge.judge(pause(white(0.5))), judge.judge(pause(white(8)))
     assert quiet.done < 0.5 < loud.done
-    assert (quiet.hold, quiet.reason, quiet.eager) == (6.0, "unfinished", False)
-    assert (loud.hold, loud.reason, loud.eager) == (0.4, "finished", True)
+    assert (quiet.reason, quiet.eager) == ("unfinished", False)
+    assert (loud.reason, loud.eager) == ("finished", True)
+    assert quiet.hold > loud.hold
+    assert patient.judge(pause(white(8))).hold > 1.3 * loud.hold
+    assert SmartTurn(weights, ceiling=0.3).judge(pause(white(0.5))).hold == 0.3
     assert not judge.inline
+
+
+def test_it_learns_the_speakers_pauses(weights: str) -> None:
+    judge = SmartTurn(weights)
+    usual = judge.judge(pause(white(8))).hold
+    for _ in range(8):
+        judge.resumed(pause(white(8), silence=1.5))
+    assert judge.judge(pause(white(8))).hold > 1.2 * usual
 
 
 def white(seconds: float) -> bytes:

@@ -49,8 +49,8 @@ _LOW_TENTH = 10
 """The lowest tenth of the track is the speaker's lowest pitch: less than that may be creak."""
 _OCTAVE = 0.6
 """Of an octave from the median: further away is an error of the pitch, or a creak."""
-_STEADY_WINDOWS = 12
-"""A quarter of a second at the end, in which a filled pause does not change; most words do."""
+_STEADY_WINDOWS = 16
+"""A third of a second at the end, in which a filled pause does not change; most words do."""
 _STEADY_LAG = 2
 """Windows between two that are compared: by then a diphthong or a syllable has moved."""
 _BANDS = np.array([6, 22, 42, 61, 83, 106])

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from hashlib import blake2b
+from math import log
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,14 +20,21 @@ import numpy as np
 from voicegate.media.codec import PCM_RATE
 from voicegate.media.resample import Resampler
 from voicegate.media.turns.log_mel import BANDS, FRAMES, RATE, SECONDS, Floats, log_mel
+from voicegate.media.turns.pauses import Pauses
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
 
 THRESHOLD: Final = 0.5
-"""Of the network's output, as its makers use it."""
-SURE_HOLD: Final = 0.2
-"""Seconds of silence for which its makers wait before they ask it; when it says "finished", no longer."""
-UNSURE_HOLD: Final = 3.0
-"""Seconds after which its makers end a turn that it thinks unfinished (`stop_secs`)."""
+"""Of the network's output, as its makers use it: above it the turn is called finished."""
+TRUST: Final = 0.3
+"""What a unit of the network's log odds is worth: it is much surer than it is right. Its makers end a
+finished turn after 0.2 s and an unfinished one after 3 s; on 158 human turns that cut into 33 % of them at a
+mean wait of 0.67 s, and odds that are trusted like this into 17 % at 0.65 s."""
+PRIOR: Final = -0.4
+"""Log odds of the end where the network says one half."""
+_SUREST: Final = 0.99
+"""Beyond this it is not to be told apart from certainty."""
+_REMEMBERED: Final = 10_000
+"""Answers: an evaluation asks about the same sounds at every operating point. A megabyte or two."""
 _INPUT = (BANDS, FRAMES)
 
 Network = Callable[[Floats], float]
@@ -33,28 +42,31 @@ Network = Callable[[Floats], float]
 
 
 class SmartTurn:
-    """`patience` multiplies what is waited for. Raises ValueError with a sentence where the file is of no
-    use."""
+    """`patience`: about by what the waits are multiplied. `ceiling`: no pause is waited out for longer, in
+    seconds. Raises ValueError with a sentence where the file is of no use."""
 
     inline = False
     schedule: Sequence[float] = (0.2, 0.5, 1.0, 2.0)
-    """Asked again, for silence is part of what it hears."""
+    """Its makers ask it after 0.2 s. Asked again, for silence is part of what it hears."""
 
-    def __init__(self, path: str, patience: float = 1.0) -> None:
+    def __init__(self, path: str, patience: float = 1.0, *, ceiling: float = 4.0) -> None:
         self._network = load(path)
-        self._patience = patience
+        self._pauses = Pauses(patience)
+        self._ceiling = ceiling
 
     def listen(self, frame: bytes, hop: Hop) -> None:
         pass
 
     def judge(self, pause: Pause) -> Verdict:
         done = self._network(log_mel(_last_seconds(pause.audio())))
+        sure = max(1 - _SUREST, min(_SUREST, done))
+        hold = self._pauses.worth_waiting(PRIOR + TRUST * log(sure / (1 - sure)))
         finished = done >= THRESHOLD
-        hold = self._patience * (SURE_HOLD if finished else UNSURE_HOLD)
-        return Verdict(pause.id, done, hold, "finished" if finished else "unfinished", finished)
+        reason = "finished" if finished else "unfinished"
+        return Verdict(pause.id, done, min(self._ceiling, hold), reason, finished)
 
     def resumed(self, pause: Pause) -> None:
-        pass
+        self._pauses.learn(pause.silence)
 
     def ended(self, pause: Pause) -> None:
         pass
@@ -62,7 +74,7 @@ class SmartTurn:
 
 @lru_cache(maxsize=4)
 def load(path: str) -> Network:
-    """One for all calls: it keeps no state, and may be run by several threads at once."""
+    """One for all calls: it may be run by several threads at once."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -87,9 +99,16 @@ def load(path: str) -> Network:
         found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
         raise ValueError(f"{path} is not Smart Turn version 3: it takes {found}, not float [1, 80, 800]")
     name = inputs[0].name
+    answers: dict[bytes, float] = {}
 
     def network(spectrogram: Floats) -> float:
-        return float(np.ravel(session.run(None, {name: spectrogram[None]})[0])[0])
+        heard = blake2b(spectrogram.tobytes(), digest_size=16).digest()
+        answer = answers.get(heard)
+        if answer is None:
+            if len(answers) >= _REMEMBERED:
+                answers.clear()
+            answer = answers[heard] = float(np.ravel(session.run(None, {name: spectrogram[None]})[0])[0])
+        return answer
 
     silence = network(log_mel(np.zeros(SECONDS * RATE, np.float32)))
     if not 0 <= silence <= 1:
