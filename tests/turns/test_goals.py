@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The command's JSON for the judges and for the overlaps; all run at once."""
     held, out = labelled_set()["held"], tmp_path_factory.mktemp("found")
     commands: dict[str, tuple[object, ...]] = {
-        "fixed": (held / "turns.jsonl", "--judge", "fixed"),
-        "adaptive": (held / "turns.jsonl", "--judge", "adaptive"),
+        "drawn": (held / "drawn.jsonl",),
+        "written": (held / "written.jsonl",),
         "overlaps": (held / "overlaps.jsonl", "--overlaps"),
         "told": (held / "overlaps.jsonl", "--overlaps", "--transcripts", TRANSCRIPT_AFTER),
     }
@@ -40,25 +42,34 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for process in running.values():
             process.kill()
             process.wait()
-    found = {name: json.loads((out / name).read_text()) for name in commands}
-    return found | {"fixed": found["fixed"]["fixed"], "adaptive": found["adaptive"]["adaptive"]}
+    return {name: json.loads((out / name).read_text()) for name in commands}
 
 
 def test_false_cut_ins(found: dict[str, Any]) -> None:
-    """The goal is half of what silence does at 300 ms; 0.95 there and 0.89 at 600 ms are reached. Over both
-    budgets it is 0.93, give or take 0.03 from one draw of the set to the next; deaf it has 1."""
-
-    def cut_ins(judge: str) -> float:
-        return float(found[judge]["cut_ins_at_300_ms"] + found[judge]["cut_ins_at_600_ms"])
-
-    assert cut_ins("adaptive") <= 0.97 * cut_ins("fixed")
-    assert found["adaptive"]["cut_ins_at_300_ms"] <= 0.99 * found["fixed"]["cut_ins_at_300_ms"]
+    """The goal is half of what silence does at 300 ms. Where the text is said as it is written it is reached:
+    0.48. Where tones are drawn, and nearly half of the pauses come after complete sentences, 0.95 is."""
+    assert _ratio(found["written"], "cut_ins_at_300_ms") <= 0.5
+    assert _ratio(found["written"], "cut_ins_at_600_ms") <= 0.65
+    assert _ratio(found["drawn"], "cut_ins_at_300_ms") <= 1.0
+    assert _ratio(found["drawn"], "cut_ins_at_600_ms") <= 1.0
 
 
 def test_wait_at_5_percent_false_cut_ins(found: dict[str, Any]) -> None:
-    """The goal is 0.6 of what silence needs; the tones alone allow 0.83 at best (`tests.turns.oracle`), and
-    what is reached is 1.08, give or take 0.06. It was 1.2 when the judge went by lengths."""
-    assert found["adaptive"]["wait_at_5_percent"] <= 1.14 * found["fixed"]["wait_at_5_percent"]
+    """The goal is 0.6 of what silence needs; 0.71 and 0.97 are reached."""
+    assert _ratio(found["written"], "wait_at_5_percent") <= 0.77
+    assert _ratio(found["drawn"], "wait_at_5_percent") <= 1.03
+
+
+def test_as_it_is_it_cuts_in_less_than_half_a_second_of_silence(found: dict[str, Any]) -> None:
+    for manner in ("written", "drawn"):
+        assert _ratio(found[manner], "default", "cut_ins") <= 0.75
+    assert _ratio(found["written"], "default", "mean_wait") <= 1.1
+
+
+def _ratio(judges: dict[str, Any], *figure: str) -> float:
+    """Of the default judge to silence."""
+    adaptive, fixed = (reduce(getitem, figure, judges[judge]) for judge in ("adaptive", "fixed"))
+    return float(adaptive / fixed)
 
 
 @pytest.mark.parametrize("kind", ["backchannel", "cough", "echo"])
