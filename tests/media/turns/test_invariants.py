@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.media.turns.calls import QUIET, START, VOICE, MarkedActivity, ScriptedJudge
 from voicegate.media.codec import FRAME_SAMPLES
+from voicegate.media.turns.agent import HELD_MOST
 from voicegate.media.turns.decisions import (
     Decision,
     EagerEnd,
@@ -61,6 +62,7 @@ class AnyCall(RuleBasedStateMachine):
     last_pause = 0
     eager = False
     output = "silent"
+    held_at = 0.0
     last_sample = 0
 
     @initialize(
@@ -127,6 +129,7 @@ class AnyCall(RuleBasedStateMachine):
         else:
             raise AssertionError("deadlines in a loop")
         self.now = until
+        assert self.output != "held" or self.now - self.held_at < HELD_MOST
 
     @rule(seconds=st.sampled_from([0.3, 2.0, 20.0]))
     def everything_stands_still(self, seconds: float) -> None:
@@ -236,7 +239,7 @@ class AnyCall(RuleBasedStateMachine):
                 self.turn_open, self.pause, self.eager = False, None, False
             case OutputPaused():
                 assert self.output == "speaking" and not self.turn_open and self.settings.interrupts
-                self.output = "held"
+                self.output, self.held_at = "held", self.now
             case OutputResumed():
                 assert self.output == "held"
                 self.output = "speaking"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.media.turns.calls import BABBLE, COUGH, QUIET, VOICE, Call, ScriptedJudge, seconds
+from tests.media.turns.calls import BABBLE, COUGH, QUIET, START, VOICE, Call, ScriptedJudge, seconds
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.agent import HELD_MOST
 from voicegate.media.turns.decisions import (
@@ -329,6 +329,20 @@ def test_no_policy_holds_the_output_for_good(frame: bytes, kinds: list[str]) -> 
     assert {getattr(decision, "reason", "held") for _, decision in call.decisions[1:]} == {"held"}
 
 
+@pytest.mark.parametrize("frame", [VOICE, QUIET])
+def test_nor_do_frames_that_come_late(frame: bytes) -> None:
+    policy = Scripted(Action.PAUSE)
+    call = answering(Call(policy=policy))
+    call.voice(0.1)
+    held_at = call.when(OutputPaused)
+    policy.action = Action.IGNORE
+    for _ in range(10):
+        call.no_frames(0.33)
+        call.frames(frame, 0.02)
+    at, _ = next(entry for entry in call.decisions if isinstance(entry[1], OutputResumed | OutputStopped))
+    assert at - START - held_at == pytest.approx(HELD_MOST)
+
+
 def test_a_policy_may_let_go_of_what_is_still_said() -> None:
     """As with an echo that shows only after a while; more of it holds the output again."""
     policy = Scripted(Action.PAUSE)
@@ -355,6 +369,15 @@ def test_frames_that_stop_let_a_held_output_go() -> None:
     call.voice(0.2)
     call.no_frames(5.0)
     assert call.kinds() == ["OutputPaused", "OutputResumed"]
+    assert call.when(OutputResumed) == pytest.approx(1.7 + STALL)
+
+
+def test_pushes_of_nothing_hide_no_stall() -> None:
+    call = answering(Call())
+    call.voice(0.2)
+    for _ in range(20):
+        call.no_frames(0.1)
+        call.machine.push(b"", call.now)
     assert call.when(OutputResumed) == pytest.approx(1.7 + STALL)
 
 

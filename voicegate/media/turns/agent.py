@@ -149,6 +149,16 @@ class Agent:
         heard_at = self._microphone.heard_at
         return heard_at + STALL if heard_at is not None and self._output.held else math.inf
 
+    def held_until(self) -> float:
+        """When no policy may hold the output any longer, frames or none."""
+        since = self._output.held_since
+        return math.inf if since is None else since + HELD_MOST
+
+    def held_for_long(self, now: float) -> Speech | None:
+        """That time has come. Returns an interruption."""
+        assert self._overlap is not None  # the output is held
+        return self._ask(self._overlap, now)
+
     def without_frames(self, now: float) -> Speech | None:
         """`deadline` has come: no frames are silence, and silence holds nothing."""
         overlap = self._overlap

@@ -151,7 +151,7 @@ class TurnMachine:
 
     def next_deadline(self) -> float | None:
         """When to call `handle_timeout`; None while nothing can fall due."""
-        deadline = min(self._frames_due(), self._silence_due())
+        deadline = min(self._frames_due(), self._agent.held_until(), self._silence_due())
         return deadline if deadline < math.inf else None
 
     def handle_timeout(self, now: float) -> None:
@@ -162,6 +162,8 @@ class TurnMachine:
                 self._person.excuse(now)
             else:
                 self._without_frames(now)
+        if now >= self._agent.held_until() - EPSILON:
+            self._begin_turn(self._agent.held_for_long(now))
         self._tell_silence(now)
 
     # --- what was decided ---

@@ -65,6 +65,8 @@ class Microphone:
 
     def frames(self, pcm: bytes, now: float) -> Iterator[bytes]:
         """The whole frames that `pcm` completes."""
+        if not pcm:
+            return  # nothing was heard: it hides no stall
         self.heard_at = now
         self._excused = False
         data = self._rest + pcm if self._rest else pcm
