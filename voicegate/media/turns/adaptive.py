@@ -42,8 +42,8 @@ LOW_SHARE: Final = 0.55
 FALL: Final = (0.0, -3.0)
 """... by so many semitones."""
 QUESTION: Final = (2.5, 5.0)
-"""Semitones of a rise that sounds final again. Of the high rises that Gravano and Hirschberg counted three in
-four were ends. espeak-ng has none."""
+"""Semitones of a rise that sounds final again: 22 % of the ends that Gravano and Hirschberg counted rise high,
+and 9 % of the pauses. espeak-ng has no such rise."""
 FINAL_ENDS: Final = 0.7
 """How final ends sound, in the mean, ..."""
 FINAL_PAUSES: Final = (0.2, 4.0)
