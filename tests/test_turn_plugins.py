@@ -48,6 +48,17 @@ def test_a_call_interrupts_as_the_evaluation_measures() -> None:
     assert configured.settings == ours.settings
 
 
+def test_eagerness_and_the_ceiling_reach_the_judge() -> None:
+    def hold(**asked: Any) -> float:
+        settings = replace(SETTINGS, judge="adaptive", **asked)
+        return load_turn_plugins(settings).judge(settings, unexpected).judge(PAUSE).hold
+
+    assert hold(eagerness="high") < hold() < hold(eagerness="low")
+    assert hold() == hold(eagerness="auto") == hold(eagerness="medium")
+    assert hold(patience=1.5) > hold()
+    assert hold(max_silence=0.3) == 0.3
+
+
 def _by_itself() -> TurnPlugins:
     return load_turn_plugins(SETTINGS)
 

@@ -17,7 +17,7 @@ _PRICES = np.geomspace(0.02, 3, 30)
 
 
 class Oracle:
-    """Of the rows of a `turns.jsonl`."""
+    """Of the rows of a `drawn.jsonl`."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         tones = sorted({tone for row in rows for tone in row["tones"]})

@@ -18,7 +18,8 @@ from voicegate.turns.evaluate import Outcome
 WAIT_BUDGETS: Final = (0.3, 0.6)
 CUT_IN_BUDGET: Final = 0.05
 _LEAST, _MOST = 0.15, 10.0
-"""Of patience: a fixed silence of half a second becomes 75 ms, less than any pause, to 3 s."""
+"""Of patience: a fixed silence of half a second becomes 75 ms, less than any pause, to 4.5 s, more than
+any."""
 _STEP: Final = 1.45
 _HALVINGS: Final = 5
 """Of a step: to less than a hundredth of the wait."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -14,7 +16,7 @@ from voicegate.media.turns.adaptive import CEILING, SCHEDULE, AdaptivePause, fil
 from voicegate.media.turns.fixed import FixedSilence, Upstream
 from voicegate.media.turns.pauses import FLOOR
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
-from voicegate.media.turns.prosody import NO_CUES, Cues
+from voicegate.media.turns.prosody import Cues
 
 FINISHED = vowel(
     semitones(4, 4, 4, 1, -2), 0.8, gain=np.array([1.0, 1.0, 0.9, 0.6, 0.3]), formant=np.tile(SPEECH, 2)
@@ -23,17 +25,22 @@ WORD = vowel(semitones(3, 1, -3), 0.3, gain=np.array([1.0, 0.9, 0.3]), formant=S
 UM = vowel(semitones(1, 0, -2), 0.35, gain=np.array([1.0, 0.9, 0.5]))
 """It falls as an end does, and is no word."""
 HESITATING = vowel(150, 0.8)
+RISING = vowel(semitones(0, -1, 0, 1, 2), 0.8, formant=np.tile(SPEECH, 2))
+WHISPERED = np.random.default_rng(3).integers(-3000, 3000, 24_000).astype("<i2").tobytes()
+MIDDLING = Cues(height=3.0, rise=0.5, change=10.0)
 
 
 def pause(speech: float, silence: float = SCHEDULE[0], asked: int = 0, number: int = 1) -> Pause:
     return Pause(number, silence, speech, asked, bytes)
 
 
-def heard(judge: TurnJudge, voice: bytes, speech: float, silence: float = SCHEDULE[0]) -> Verdict:
+def heard(
+    judge: TurnJudge, voice: bytes, speech: float, silence: float = SCHEDULE[0], *, number: int = 1
+) -> Verdict:
     """What it makes of the pause after `voice`, with which a turn of so many seconds ends."""
     for frame in frames(voice + bytes(round(silence * 24_000) * 2)):
         judge.listen(frame, Hop(True, -20.0))
-    return judge.judge(pause(speech, silence))
+    return judge.judge(pause(speech, silence, number=number))
 
 
 def test_the_fixed_judge_waits_its_silence() -> None:
@@ -89,18 +96,20 @@ def test_the_longer_it_lasts_the_surer_is_the_end() -> None:
     verdicts = [heard(judge, HESITATING, 2.0)]
     verdicts += [judge.judge(pause(2.0, silence, place)) for place, silence in enumerate(SCHEDULE[1:], 1)]
     done = [verdict.done for verdict in verdicts]
-    assert done == sorted(done)
+    assert all(earlier < later for earlier, later in pairwise(done))
     assert len({verdict.hold for verdict in verdicts}) == 1
-    assert [verdict.eager for verdict in verdicts] == sorted(verdict.eager for verdict in verdicts)
+    eager = [verdict.eager for verdict in verdicts]
+    assert (eager[0], eager[-1]) == (False, True)
+    assert eager == sorted(eager)
 
 
 def test_who_makes_long_pauses_gets_more_time() -> None:
     def after(silences: Sequence[float]) -> float:
         judge = AdaptivePause()
-        for silence in silences:
-            heard(judge, HESITATING, 1.0)
-            judge.resumed(pause(1.0, silence))
-        return heard(judge, HESITATING, 1.0).hold
+        for number, silence in enumerate(silences):
+            heard(judge, HESITATING, 1.0, number=number)
+            judge.resumed(pause(1.0, silence, number=number))
+        return heard(judge, HESITATING, 1.0, number=99).hold
 
     assert after([1.2] * 8) > 1.2 * after([0.4] * 8) > 1.2 * after([0.2] * 8)
 
@@ -122,17 +131,69 @@ def test_a_word_is_answered_as_soon_as_a_speech() -> None:
 def test_who_sounds_final_before_going_on_is_trusted_less() -> None:
     def ratio(voice: bytes) -> float:
         judge = AdaptivePause()
-        for _ in range(12):
-            heard(judge, voice, 1.0)
-            judge.resumed(pause(1.0, 0.33))
-        return heard(judge, HESITATING, 1.0).hold / heard(judge, FINISHED, 1.0).hold
+        for number in range(12):
+            heard(judge, voice, 1.0, number=number)
+            judge.resumed(pause(1.0, 0.33, number=number))
+        unfinished = heard(judge, HESITATING, 1.0, number=98).hold
+        return unfinished / heard(judge, FINISHED, 1.0, number=99).hold
 
     assert ratio(HESITATING) > 1.3 * ratio(FINISHED)
 
 
+def test_who_never_sounded_final_may_do_so_a_little() -> None:
+    """And who always does is not cut off for it."""
+
+    def hold(before: bytes, voice: bytes) -> float:
+        judge = AdaptivePause()
+        for number in range(300):
+            heard(judge, before, 1.0, number=number)
+            judge.resumed(pause(1.0, 0.33, number=number))
+        return heard(judge, voice, 1.0, number=999).hold
+
+    middling = vowel(semitones(0, -1, 1, 1, 0), 0.8, formant=np.tile(SPEECH, 2))
+    assert hold(RISING, middling) > 0.35
+    assert hold(FINISHED, FINISHED) > 0.35
+
+
+def test_where_nothing_can_be_told_nothing_is_learned() -> None:
+    judge, other = AdaptivePause(), AdaptivePause()
+    for number in range(8):
+        assert heard(judge, WHISPERED, 1.0, number=number).reason == "unfinished"
+        for each in (judge, other):
+            each.resumed(pause(1.0, 0.33, number=number))
+    assert heard(judge, FINISHED, 1.0, number=9).hold == heard(other, FINISHED, 1.0, number=9).hold
+
+
+def test_a_pause_that_was_not_asked_about_teaches_only_its_length() -> None:
+    judge, other = AdaptivePause(), AdaptivePause()
+    for each in (judge, other):
+        heard(each, FINISHED, 1.0, number=1)
+    for number in range(2, 9):
+        judge.resumed(pause(1.0, 0.33, number=number))
+        other._pauses.learn(0.33)
+    assert heard(judge, FINISHED, 1.0, number=9).hold == heard(other, FINISHED, 1.0, number=9).hold
+
+
+def test_a_judge_that_comes_late_hears_what_there_is() -> None:
+    """Asked again about a pause at which another judge has failed: nothing was heard of the voice before
+    it."""
+    verdict = AdaptivePause().judge(pause(1.0, 0.2, asked=3))
+    assert verdict.reason == "unfinished"
+    assert not verdict.eager
+
+
+def test_where_no_frames_come_the_voice_is_still_heard() -> None:
+    """As of a client that sends nothing in silence: the silence is not to be looked for in the frames."""
+    judge, other = AdaptivePause(), AdaptivePause()
+    for frame in frames(FINISHED):
+        judge.listen(frame, Hop(True, -20.0))
+    silent = judge.judge(replace(pause(1.0, 0.5), missing=0.5))
+    assert silent.hold == heard(other, FINISHED, 1.0).hold
+
+
 def test_each_cue_has_the_sign_that_people_give_it() -> None:
     def of(**cues: float) -> float:
-        return final(Cues(**{**NO_CUES._asdict(), "height": 3.0, "rise": 0.5, **cues}))
+        return final(MIDDLING._replace(**cues))
 
     assert of() == of(rise=2.0) == 0
     assert 0 < of(height=0.0) < of(height=-1.0) < 1
@@ -142,9 +203,8 @@ def test_each_cue_has_the_sign_that_people_give_it() -> None:
 
 
 def test_what_hardly_changes_is_a_filled_pause() -> None:
-    found = [filled(NO_CUES._replace(change=change)) for change in (0.5, 1.8, 2.3, 2.8, 9.0)]
+    found = [filled(MIDDLING._replace(change=change)) for change in (0.5, 1.8, 2.3, 2.8, 9.0)]
     assert found == [1.0, 1.0, pytest.approx(0.5), 0.0, 0.0]
-    assert filled(NO_CUES) == 0.0
 
 
 def test_it_is_asked_when_the_machine_asks() -> None:

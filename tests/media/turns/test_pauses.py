@@ -53,6 +53,33 @@ def test_after_many_pauses_it_waits_as_for_those() -> None:
     assert slow.worth_waiting(-1) == pytest.approx(2 * usual.worth_waiting(-1), rel=0.1)
 
 
+def test_uneven_pauses_are_waited_for_longer() -> None:
+    even, uneven = Pauses(), Pauses()
+    for _ in range(40):
+        for away in (-1.0, 1.0):
+            even.learn(0.4)
+            uneven.learn(0.4 * exp(0.9 * away))
+    assert uneven.worth_waiting(-1) > 1.5 * even.worth_waiting(-1)
+
+
+def test_pauses_that_were_all_alike_make_nobody_sure() -> None:
+    pauses = Pauses()
+    for _ in range(1000):
+        pauses.learn(0.4)
+    assert pauses.worth_waiting(-3) > 1.5 * 0.4
+    assert pauses.longer(0.45) > 0.2
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    pauses, young = Pauses(), Pauses()
+    for _ in range(1000):
+        pauses.learn(1.5)
+    for _ in range(200):
+        pauses.learn(0.2)
+        young.learn(0.2)
+    assert pauses.worth_waiting(-1) == pytest.approx(young.worth_waiting(-1), rel=0.1)
+
+
 def test_who_was_kept_waiting_for_an_answer_has_made_no_pause() -> None:
     patient, other = Pauses(), Pauses()
     patient.learn(10.0)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 from math import exp, log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from tests.media.signals import tone, voice_like
 from tests.support.onnx_file import mean_network
+from voicegate.media.turns import smart_turn
 from voicegate.media.turns.log_mel import log_mel
 from voicegate.media.turns.plugins import Pause
 from voicegate.media.turns.smart_turn import SmartTurn, load
@@ -144,6 +147,40 @@ def test_it_learns_the_speakers_pauses(weights: str) -> None:
 
 def white(seconds: float) -> bytes:
     return (3000 * np.random.default_rng(2).standard_normal(int(seconds * 24_000))).astype("<i2").tobytes()
+
+
+def test_the_networks_odds_count_for_a_third_of_themselves(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends and pauses that it is sure of differ in what they are waited for by a factor of four, not of
+    fifteen."""
+    holds = {}
+    for done in (0.0, 0.5, 1.0, float("nan")):
+        monkeypatch.setattr(smart_turn, "load", lambda path, done=done: lambda spectrogram: done)
+        verdict = SmartTurn(weights).judge(pause(white(1)))
+        assert 0 <= verdict.done <= 1
+        holds[done] = verdict.hold
+    sure, unsure, middle, nothing = holds[1.0], holds[0.0], holds[0.5], list(holds.values())[3]
+    assert sure < middle < unsure
+    assert 2.5 < unsure / sure < 6
+    assert nothing == middle
+
+
+def test_the_same_sound_is_asked_about_once(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    run = onnxruntime.InferenceSession.run
+
+    def counting(self: onnxruntime.InferenceSession, *arguments: Any) -> Any:
+        asked.append(1)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", counting)
+    monkeypatch.setattr(smart_turn, "_REMEMBERED", 2)
+    judge = SmartTurn(weights)
+    asked.clear()
+    for seconds in (1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 1.0):
+        judge.judge(pause(white(seconds)))
+    assert len(asked) == 4  # the first one was forgotten by the last time
 
 
 def test_all_calls_share_one_network(weights: str) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from math import exp, log
-from typing import Final
+from typing import Final, NamedTuple
 
 from voicegate.media.codec import FRAME_SECONDS
 from voicegate.media.turns.pauses import FLOOR, Pauses
@@ -42,16 +42,18 @@ LOW_SHARE: Final = 0.55
 FALL: Final = (0.0, -3.0)
 """... by so many semitones."""
 QUESTION: Final = (2.5, 5.0)
-"""Semitones of a rise that sounds final again: 22 % of the ends that Gravano and Hirschberg counted rise high,
-and 9 % of the pauses. espeak-ng has no such rise."""
+"""Semitones of a rise that sounds final again: 22 % of the ends that Gravano and Hirschberg counted rise
+high, and 9 % of the pauses. espeak-ng has no such rise."""
 FINAL_ENDS: Final = 0.7
 """How final ends sound, in the mean, ..."""
 FINAL_PAUSES: Final = (0.2, 4.0)
-"""... and pauses within turns: before anything is known of the speaker, and as if so many had been heard."""
+"""... and pauses within turns, before anything is known of the speaker; and that counts as so many of
+them."""
 FINAL_WEIGHT: Final = 48.0
 """The most that all before the newest weigh."""
-FINAL_MOST: Final = 0.6
-"""Whoever sounds more final than this before going on is not to be understood."""
+FINAL_LIMITS: Final = (0.1, 0.6)
+"""Whoever never sounds final before going on may do so once: the least that a pause is taken to sound. And
+whoever sounds more final than the second is not to be understood."""
 FILLED: Final = -2.0
 """Log odds for a filled pause, ..."""
 CHANGES: Final = (2.8, 1.8)
@@ -72,34 +74,51 @@ class AdaptivePause:
         self._frames: deque[bytes] = deque(maxlen=round((SPAN + SCHEDULE[1]) / FRAME_SECONDS))
         self._pauses = Pauses(patience)
         self._usual = _Usual()
-        self._final = self._score = 0.0  # of this pause
+        self._heard = _Heard(0, None, PRIOR)
 
     def listen(self, frame: bytes, hop: Hop) -> None:
         self._frames.append(frame)
 
     def judge(self, pause: Pause) -> Verdict:
-        if pause.asked == 0:
-            cues = self._prosody.cues(self._voice_before(pause))
-            self._final = final(cues)
-            self._score = PRIOR + self._usual.evidence(self._final) + FILLED * filled(cues)
-        hold = self._pauses.worth_waiting(self._score)
+        if self._heard.pause_id != pause.id:
+            self._heard = self._hear(pause)
+        score = self._heard.score
+        hold = self._pauses.worth_waiting(score)
         # Of the pauses within turns only the longer ones are still silent.
-        odds = exp(self._score) / self._pauses.longer(pause.silence)
+        odds = exp(score) / self._pauses.longer(pause.silence)
         done = odds / (1 + odds)
-        reason = "finished" if self._score > PRIOR else "unfinished"
+        reason = "finished" if score > PRIOR else "unfinished"
         return Verdict(pause.id, done, min(self._ceiling, hold), reason, done >= EAGER)
 
     def resumed(self, pause: Pause) -> None:
         self._pauses.learn(pause.silence)
-        if pause.silence >= FLOOR:
-            self._usual.learn(self._final)
+        if self._heard.pause_id == pause.id and self._heard.final is not None and pause.silence >= FLOOR:
+            self._usual.learn(self._heard.final)
 
     def ended(self, pause: Pause) -> None:
         pass
 
+    def _hear(self, pause: Pause) -> _Heard:
+        cues = self._prosody.cues(self._voice_before(pause))
+        if cues is None:
+            return _Heard(pause.id, None, PRIOR)
+        sounds = final(cues)
+        return _Heard(pause.id, sounds, PRIOR + self._usual.evidence(sounds) + FILLED * filled(cues))
+
     def _voice_before(self, pause: Pause) -> bytes:
         frames = list(self._frames)
-        return b"".join(frames[: max(0, len(frames) - round(pause.silence / FRAME_SECONDS))])
+        silent = round((pause.silence - pause.missing) / FRAME_SECONDS)
+        return b"".join(frames[: max(0, len(frames) - silent)])
+
+
+class _Heard(NamedTuple):
+    """What was made of the voice before a pause."""
+
+    pause_id: int
+    final: float | None
+    """None where nothing could be told."""
+    score: float
+    """Log odds of the end."""
 
 
 def final(cues: Cues) -> float:
@@ -130,5 +149,6 @@ class _Usual:
 
     def evidence(self, final: float) -> float:
         """What it adds to the log odds of an end that the voice sounds so final."""
-        pauses = min(FINAL_MOST, self._final)
+        least, most = FINAL_LIMITS
+        pauses = max(least, min(most, self._final))
         return final * log(FINAL_ENDS / pauses) + (1 - final) * log((1 - FINAL_ENDS) / (1 - pauses))

@@ -8,9 +8,13 @@ and for these the last such t is
 
     hold = usual * exp(-s ** 2 + s * sqrt(s ** 2 + 2 * (demand - score)))
 
-where `usual` is the (geometric) mean of the pauses, s the deviation of their logarithm, and `demand` the
-logarithm of that price. So the more patient the judge, the less do the odds count: who may cut off nobody has
-to wait for nearly all, whatever they sound like.
+where `usual` is the (geometric) mean of the pauses, s the deviation of their logarithm, and `demand` grows
+with the logarithm of that price, taken in usual pauses: who pauses for longer is waited for longer
+altogether. So the more patient the judge, the less do the odds count: who may cut off nobody has to wait for
+nearly all, whatever they sound like.
+
+Where f is only just reached not to wait at all would cost a little less. Only pauses that were waited out are
+learned: of a slow speaker who is cut off and answered nothing is.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ USUAL: Final = (log(0.33), 0.7)
 """Log of seconds, mean and deviation, before anything is known of the speaker."""
 LONGEST: Final = 2.0
 """Seconds. Who was silent for longer before going on had been waiting for an answer."""
+LEAST_DEVIATION: Final = 0.35
+"""Of the logarithm. Nobody's pauses are all alike: a few that were tell little of the next."""
 WEIGHT: Final = (24.0, 48.0)
 """As if so many such pauses had been heard; and the most that all before the newest weigh. Pauses differ by
 about 0.8 within a speaker and by 0.3 between speakers (0.8 ** 2 / 0.3 ** 2 is 7). It is more since who waits
@@ -57,7 +63,8 @@ class Pauses:
         away = log(min(seconds, LONGEST)) - self._mean
         self._weight = min(self._most, self._weight + 1)
         self._mean += away / self._weight
-        self._variance += (away * away - self._variance) / self._weight
+        variance = self._variance + (away * away - self._variance) / self._weight
+        self._variance = max(LEAST_DEVIATION**2, variance)
 
     def worth_waiting(self, score: float) -> float:
         """Seconds of silence, at these log odds of an end. FLOOR where not even the most likely length of a

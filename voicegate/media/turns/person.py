@@ -256,6 +256,7 @@ class Person:
     def _told(self, turn: _OpenTurn, pause: _OpenPause, silence: float) -> Pause:
         """The pause as the judge is told of it. It may look at the audio from a thread."""
         frames = self._microphone.audio_since(turn.began)
+        came = (self._microphone.position - pause.began) / PCM_RATE
         return Pause(
             id=pause.id,
             silence=silence,
@@ -263,4 +264,5 @@ class Person:
             asked=pause.asked,
             audio=lambda: b"".join(frames),
             transcript=turn.transcript,
+            missing=max(0.0, silence - came),
         )

@@ -46,6 +46,8 @@ class Pause:
     """The turn's last eight seconds, the pause included: 24 kHz s16le mono. Costs a copy."""
     transcript: str | None = None
     """What the agent has made of this turn so far, when it transcribes as it listens."""
+    missing: float = 0.0
+    """Seconds of the silence for which no frame came."""
 
 
 class Verdict(NamedTuple):
@@ -69,8 +71,8 @@ class TurnJudge(Protocol):
     schedule: Sequence[float]
     """Asked when the silence has lasted so long, in seconds, rising."""
     inline: bool
-    """Answers within a tenth of a millisecond, so may be asked in the media loop. Else it is asked in a
-    thread, from which it gets no other call meanwhile but `listen`."""
+    """Answers within some 0.2 ms, so may be asked in the media loop. Else it is asked in a thread, and gets
+    no other call meanwhile but `listen` and, when the person goes on, `resumed`."""
 
     def listen(self, frame: bytes, hop: Hop) -> None:
         """Every frame of the microphone, in order, silence too: what runs along is kept here."""

@@ -65,7 +65,7 @@ _UNKNOWN_CHANGE: Final = 10.0
 
 
 class Cues(NamedTuple):
-    """Zero, and a change of 10 dB, where nothing could be told."""
+    """Of the last half second of voice."""
 
     height: float
     """Semitones of the final pitch above the speaker's lowest: about 0 at the end of a fall."""
@@ -76,21 +76,18 @@ class Cues(NamedTuple):
     2 to 6 in most words."""
 
 
-NO_CUES: Final = Cues(0.0, 0.0, _UNKNOWN_CHANGE)
-
-
 class Prosody:
     """Of one speaker: their lowest pitch is learned from pause to pause."""
 
     def __init__(self) -> None:
         self._lowest: float | None = None  # semitones above 1 Hz
 
-    def cues(self, pcm: bytes) -> Cues:
+    def cues(self, pcm: bytes) -> Cues | None:
         """Of the voice up to a pause: `pcm` (24 kHz s16le mono) ends where the voice did, and may be any
-        length."""
+        length. None where there is too little with a pitch."""
         windows = _windows(pcm)
         if windows is None:
-            return NO_CUES
+            return None
         power = _spectrum(windows)
         loudness = 10 * np.log10(power.sum(1) + 1.0)
         pitch = _pitch(power)
@@ -98,7 +95,7 @@ class Prosody:
         if len(places):
             places = places[np.abs(pitch[places] - _median(pitch[places])) < _OCTAVE]
         if len(places) < _LEAST:
-            return NO_CUES
+            return None
         track = 12 * pitch[places]
         lowest = self._learn(float(np.sort(track)[len(track) // _LOW_TENTH]))
         final = float(track[-_LAST:].mean())

@@ -9,7 +9,7 @@ from typing import Final
 EAGERNESS_CEILING: Final = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
 """Seconds of silence after which `semantic_vad` answers in any case, by its `eagerness`."""
 PATIENCE: Final = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
-"""What judges that weigh a pause multiply their waits by: in proportion to those ceilings."""
+"""How patient judges are that weigh a pause: in proportion to those ceilings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class TurnSettings:
     eagerness: str = "auto"
     """For judges that know more than silence: "low", "medium", "auto" (medium) or "high"."""
     patience: float = 1.0
-    """Multiplies what a judge waits for: the one number that an evaluation sweeps."""
+    """About by what a judge multiplies its waits: the one number that an evaluation sweeps. Every judge has
+    to look at it."""
     silence_duration: float = 0.5
     """For the fixed judge: the silence that ends a turn."""
     threshold: float = 0.5

@@ -28,7 +28,8 @@ THRESHOLD: Final = 0.5
 TRUST: Final = 0.3
 """What a unit of the network's log odds is worth: it is much surer than it is right. Its makers end a
 finished turn after 0.2 s and an unfinished one after 3 s; on 158 human turns that cut into 33 % of them at a
-mean wait of 0.67 s, and odds that are trusted like this into 17 % at 0.65 s."""
+mean wait of 0.67 s, and odds that are trusted like this into 17 % at 0.65 s (docs/turns-evaluation.md says
+which)."""
 PRIOR: Final = -0.4
 """Log odds of the end where the network says one half."""
 _SUREST: Final = 0.99
@@ -59,6 +60,8 @@ class SmartTurn:
 
     def judge(self, pause: Pause) -> Verdict:
         done = self._network(log_mel(_last_seconds(pause.audio())))
+        if not 0 <= done <= 1:
+            done = THRESHOLD  # a network that says nothing of this sound
         sure = max(1 - _SUREST, min(_SUREST, done))
         hold = self._pauses.worth_waiting(PRIOR + TRUST * log(sure / (1 - sure)))
         finished = done >= THRESHOLD
