@@ -84,7 +84,7 @@ def test_the_first_of_the_file_is_not_retired_before_anybody_has_read_it() -> No
 def test_what_cannot_be_seen_is_not_safe() -> None:
     loaded = fleet(OLD, NEW)
     for blind, words in (
-        (State((OLD, NEW), valid_seconds=VALID), "without registry.redis"),
+        (State((OLD, NEW), valid_seconds=VALID), "without Redis"),
         (state((OLD, NEW), loaded, unreadable=True), "records that open with none"),
         (state((OLD, NEW), fleet(OLD, NEW, relay=())), "relay 1 does not tell its keys"),
         (state((OLD, NEW), loaded[1:]), "no relay is in the registry"),

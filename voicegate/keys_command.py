@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load_config(options.config)
         configure(config.log)
+        if config.keys.file and config.keys.secrets:
+            raise ConfigError("keys.file and keys.secrets are both set: keep the secrets in one of them")
         return _ACTIONS[options.action](config, options)
     except _Refused as refused:
         for problem in refused.problems:
@@ -213,20 +215,21 @@ def _choice(state: State, key_id: int, if_first: str) -> str:
 
 
 def _state(config: Config) -> State:
-    """What registry and notes say now. ConfigError when they cannot be read."""
+    """What registry and notes say now; where Redis cannot be reached, as if there were none. ConfigError."""
     given = configured_secrets(config.keys)
     if not given:
         raise ConfigError("there are no secrets: set keys.file, and make it with `voicegate keys add`")
     keys = ClusterKeys.parse(given)
-    if not config.registry.redis:
-        return State(keys.marks, valid_seconds=valid_seconds(config))
-    try:
-        return trio.run(_look, config, keys)
-    except* RegistryError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise ConfigError(str(error)) from None
+    state = State(keys.marks, valid_seconds=valid_seconds(config))
+    if config.registry.redis:
+        try:
+            state = trio.run(_look, config, keys)
+        except* RegistryError as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            print(f"voicegate: {error}", file=sys.stderr)
+    return state
 
 
 async def _look(config: Config, keys: ClusterKeys) -> State:

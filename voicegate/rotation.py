@@ -174,7 +174,7 @@ def _blindness(state: State) -> list[str]:
     """What keeps us from knowing who opens what."""
     problems = []
     if state.alive is None:
-        problems.append("without registry.redis nobody tells which keys each process has: look at each")
+        problems.append("without Redis nobody tells which keys each process has: look at each")
     if state.unreadable:
         problems.append(
             "there are registry records that open with none of these secrets: somebody has others"

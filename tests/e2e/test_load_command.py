@@ -90,6 +90,15 @@ def test_a_refused_key_is_one_line(locked: Gate) -> None:
     assert_one_line(done, "no call came up: HTTP 401", "--key")
 
 
+def test_an_agent_that_is_not_there_is_what_the_server_says(tmp_path: Path) -> None:
+    """And not a network that lets nothing through."""
+    with one_process(tmp_path, agent_url=f"ws://127.0.0.1:{free_port()}/v1/realtime") as running:
+        done = load(running.url, "--calls", "1", "--seconds", "3")
+        assert done.returncode == 1
+        last = done.stderr.splitlines()[-1]
+        assert "no call came up" in last and "The server has ended the call: agent" in last, done.stderr
+
+
 def test_addresses_that_are_none() -> None:
     for url in ("gateway", "ftp://127.0.0.1/", "http://127.0.0.1:99999/"):
         done = load(url)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from voicegate.load.exchange import BadUrl, Endpoint, parse_endpoint
+from voicegate.load.exchange import BadUrl, Endpoint, parse_endpoint, why_ended
 from voicegate.load.impairment import Quality
 from voicegate.load.report import as_json, as_table, progress_line
 from voicegate.load.run import Plan, Run
@@ -64,7 +64,9 @@ def _run(plan: Plan, talk: TurnTalk, json_path: str) -> int:
     progress.end()
     if not result.connected and result.failures:
         reason, count = result.failures.most_common(1)[0]
-        print(f"voicegate load: no call came up: {reason}{_advice(reason)} ({count} calls)", file=sys.stderr)
+        ended = why_ended(plan.endpoint, result.location) if result.location else ""
+        advice = f". The server has ended the call: {ended}" if ended else _advice(reason)
+        print(f"voicegate load: no call came up: {reason}{advice} ({count} calls)", file=sys.stderr)
     else:
         print("\n".join(as_table(plan, result)))
     if json_path:
@@ -82,7 +84,7 @@ def _run(plan: Plan, talk: TurnTalk, json_path: str) -> int:
 
 def _advice(reason: str) -> str:
     if reason.startswith(("HTTP 401", "HTTP 403")):
-        return ". Give a key of the server with --key"
+        return f"{'' if reason.endswith('.') else '.'} Give a key of the server with --key"
     if "connectivity check" in reason:
         return ". UDP to that address does not come through, or nobody listens there"
     return ""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 CALLS_PATH: Final = "/v1/realtime/calls"
+STATE_SECONDS: Final = 2.0
+"""For the state of one call."""
 MAX_ANSWER: Final = 256 * 1024
 """Bytes; an answer has two or three KiB."""
 
@@ -41,6 +43,8 @@ class Endpoint:
 @dataclass(frozen=True, slots=True)
 class Answered:
     sdp: str
+    location: str
+    """Of the call, as the server names it; empty where it does not."""
     seconds: float
     """From the start of the request, connection included, to the end of the answer."""
 
@@ -94,7 +98,27 @@ def post_offer(endpoint: Endpoint, offer: str) -> Answered:
         connection.close()
     if response.status not in (200, 201):
         raise NotAnswered(f"HTTP {response.status}{_explained(body)}")
-    return Answered(body, time.monotonic() - begun)
+    return Answered(body, response.headers.get("Location", ""), time.monotonic() - begun)
+
+
+def why_ended(endpoint: Endpoint, location: str) -> str:
+    """What a voicegate says of a call that it has ended: reason and detail. Empty where nothing is to be
+    learned.
+
+    Asks the endpoint's own host and nobody else, whatever `location` says.
+    """
+    kind = http.client.HTTPSConnection if endpoint.secure else http.client.HTTPConnection
+    connection = kind(endpoint.host, endpoint.port, timeout=STATE_SECONDS)
+    headers = {name: value for name, value in endpoint.headers.items() if name != "Content-Type"}
+    try:
+        connection.request("GET", urllib.parse.urlsplit(location).path, headers=headers)
+        state = json.loads(connection.getresponse().read(MAX_ANSWER))
+        reason, detail = state["reason"], state["detail"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    finally:
+        connection.close()
+    return _printable(": ".join(str(part) for part in (reason, detail) if part))
 
 
 def _explained(body: str) -> str:
@@ -103,6 +127,9 @@ def _explained(body: str) -> str:
         message = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    # One line, and nothing that a terminal would obey.
-    words = "".join(letter if letter.isprintable() else " " for letter in str(message))
-    return f": {words[:200]}"
+    return f": {_printable(str(message))}"
+
+
+def _printable(text: str) -> str:
+    """One line of 200 characters, and nothing that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:200]

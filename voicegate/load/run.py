@@ -75,6 +75,8 @@ class Result:
     most_up: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """Calls that did not come up, by reason."""
+    location: str = ""
+    """Of the latest call that was answered: its server may tell what became of it."""
     ends: Counter[str] = field(default_factory=Counter)
     """Calls that ended before their time, by reason."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -200,6 +202,7 @@ class Run:
             self.result.failures[outcome] += 1
             return
         self.result.answered += 1
+        self.result.location = outcome.location
         self.figures.answer.add(outcome.seconds)
         try:
             client.accept_answer(outcome.sdp, time.monotonic())

@@ -267,7 +267,7 @@ class RedisRegistry(Registry):
             await trio.sleep(pause)
 
     def _unreachable(self, error: Exception) -> NoReturn:
-        raise RegistryError(f"cannot use Redis at {self._board.name}: {error}") from error
+        raise RegistryError(f"cannot use Redis at {self._board.name}: {error} (registry.redis)") from error
 
 
 def _same(one: object, other: object) -> bool:
