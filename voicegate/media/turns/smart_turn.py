@@ -27,9 +27,8 @@ THRESHOLD: Final = 0.5
 """Of the network's output, as its makers use it: above it the turn is called finished."""
 TRUST: Final = 0.3
 """What a unit of the network's log odds is worth: it is much surer than it is right. Its makers end a
-finished turn after 0.2 s and an unfinished one after 3 s; on 158 human turns that cut into 33 % of them at a
-mean wait of 0.67 s, and odds that are trusted like this into 17 % at 0.65 s (docs/turns-evaluation.md says
-which)."""
+finished turn after 0.2 s and an unfinished one after 3 s; on 158 human turns (docs/turns-evaluation.md) that
+cut into 33 % of them at a mean wait of 0.67 s, and odds that are trusted like this into 19 % at 0.6 s."""
 PRIOR: Final = -0.4
 """Log odds of the end where the network says one half."""
 _SUREST: Final = 0.99
