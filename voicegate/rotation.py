@@ -88,7 +88,7 @@ def retiring_problems(state: State, mark: str) -> list[str]:
         problems.append(f"key {mark} is what {by} mints with: move another one to the front first")
     if state.alive is None:
         problems.append(
-            f"without registry.redis nobody notes when key {mark} was last minted with: wait"
+            f"without Redis nobody notes when key {mark} was last minted with: wait"
             f" {duration(state.valid_seconds)} after the last process stopped doing so"
         )
     elif left := state.alive.get(mark, 0.0):

@@ -225,6 +225,7 @@ def test_with_a_redis_that_is_away_it_is_as_without_one(
         away, reason, hint = [line for line in told.splitlines() if not line.startswith("{")]
         assert status == 1 and "cannot use Redis at 127.0.0.1" in away and "without Redis nobody" in reason
         assert desk.ids() == ["0", "1"] and "--i-have-checked" in hint
+        assert "refused: without Redis nobody notes" in desk.run("retire", "1")[1]
         assert desk.run("check", str(desk.file))[0] == 0, "nothing changes"
         assert desk.run("mint", "1", "--i-have-checked")[0] == 0 and desk.ids() == ["1", "0"]
         assert desk.run("retire", "0", "--leaked")[0] == 0 and desk.ids() == ["1"]
