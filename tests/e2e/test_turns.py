@@ -26,13 +26,13 @@ from voicegate.roles.transceiver.playback import CLIENT_DELAY
 pytestmark = pytest.mark.e2e
 
 LEAD = 1.2
-HESITATION = {"gateway": 0.5, "upstream": 0.4}
+HESITATION = {"gateway": 0.45, "upstream": 0.4}
 """Seconds, in the middle of a sentence. The parrot's own detection knows silence only; the adaptive judge
 hears that the sentence goes on, and waits here for longer than at its end."""
 
-NOISE_SECONDS = {"gateway": 0.2, "upstream": 0.04}
+NOISE_SECONDS = {"gateway": 0.2, "upstream": 0.03}
 """A cough; and a knock, for a parrot takes everything that is longer than 100 ms for speech, and its word
-counts."""
+counts. Voice activity goes on for most of that after a knock."""
 
 SILENCE_MS = 550
 """After which a turn is over for the parrot. What is left of ANSWER_SECONDS is for the way."""

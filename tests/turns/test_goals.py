@@ -47,15 +47,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_false_cut_ins(found: dict[str, Any]) -> None:
     """The goal is half of what silence does at 300 ms. Where the text is said as it is written it is reached:
-    0.49. Where tones are drawn, and nearly half of the pauses come after complete sentences, 0.95 is."""
+    0.47. Where tones are drawn, and nearly half of the pauses come after complete sentences, 0.95 is."""
     assert _ratio(found["written"], "cut_ins_at_300_ms") <= 0.5
     assert _ratio(found["written"], "cut_ins_at_600_ms") <= 0.65
     assert _ratio(found["drawn"], "cut_ins_at_300_ms") <= 1.0
-    assert _ratio(found["drawn"], "cut_ins_at_600_ms") <= 1.05
+    assert _ratio(found["drawn"], "cut_ins_at_600_ms") <= 1.0
 
 
 def test_wait_at_5_percent_false_cut_ins(found: dict[str, Any]) -> None:
-    """The goal is 0.6 of what silence needs; 0.69 and 0.97 are reached."""
+    """The goal is 0.6 of what silence needs; 0.71 and 0.96 are reached."""
     assert _ratio(found["written"], "wait_at_5_percent") <= 0.77
     assert _ratio(found["drawn"], "wait_at_5_percent") <= 1.03
 

@@ -56,7 +56,7 @@ ROOM = 0.0004
 
 
 def test_a_hesitation_is_waited_out_and_an_end_is_not() -> None:
-    """Reached: 1.1 s and 0.26 s; 0.5 s each with silence alone, which knows no difference."""
+    """Reached: 1.1 s and 0.35 s; 0.5 s each with silence alone, which knows no difference."""
     outcomes = run_calls([_call(speaker) for speaker in SPEAKERS], TurnSettings(), AdaptivePause)
     waits = np.array([outcome.wait for outcome in outcomes]).reshape(len(SPEAKERS), -1)
     assert np.median(waits[:, : len(HESITATING)]) > 0.9

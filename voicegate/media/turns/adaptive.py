@@ -46,12 +46,12 @@ QUESTION: Final = (2.5, 5.0)
 high, and 9 % of the pauses. espeak-ng has no such rise."""
 FINAL_ENDS: Final = 0.7
 """How final ends sound, in the mean, ..."""
-FINAL_PAUSES: Final = (0.15, 3.0)
+FINAL_PAUSES: Final = (0.2, 4.0)
 """... and pauses within turns, before anything is known of the speaker; and that counts as so many of
 them."""
 FINAL_WEIGHT: Final = 48.0
 """The most that all before the newest weigh."""
-FINAL_LIMITS: Final = (0.05, 0.6)
+FINAL_LIMITS: Final = (0.1, 0.6)
 """Whoever never sounds final before going on may do so once: the least that a pause is taken to sound. And
 whoever sounds more final than the second is not to be understood."""
 FILLED: Final = -2.0
