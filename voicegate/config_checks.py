@@ -26,7 +26,7 @@ from voicegate.config import (
     parse_public,
     worker_count,
 )
-from voicegate.keyfile import KeyFileError, read_key_file
+from voicegate.keyfile import BOTH_SET, KeyFileError, read_key_file
 from voicegate.proto.keys import parse_secrets
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -81,7 +81,7 @@ def _check_finite(config: Config) -> Iterator[str]:
 def _check_keys(config: Config, together: bool) -> Iterator[str]:
     keys = config.keys
     if keys.file and keys.secrets:
-        yield "keys.file and keys.secrets are both set: keep the secrets in one of them"
+        yield BOTH_SET
     elif not keys.file and not keys.secrets and not together:
         yield (
             "keys.secrets is empty and keys.file too: roles that run apart share one of them,"

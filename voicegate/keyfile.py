@@ -30,6 +30,7 @@ changes by a symbolic link, and reading a file of a few hundred bytes costs as l
 changed."""
 MAX_BYTES = 64 * 1024
 """Seven secrets with comments; more is another file."""
+BOTH_SET = "keys.file and keys.secrets are both set: keep the secrets in one of them"
 
 _log = logs.get_logger(__name__)
 

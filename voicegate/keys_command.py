@@ -18,6 +18,7 @@ import trio
 
 from voicegate.config import Config, ConfigError, load_config
 from voicegate.keyfile import (
+    BOTH_SET,
     KeyFileError,
     configured_secrets,
     edit,
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(options.config)
         configure(config.log)
         if config.keys.file and config.keys.secrets:
-            raise ConfigError("keys.file and keys.secrets are both set: keep the secrets in one of them")
+            raise ConfigError(BOTH_SET)
         return _ACTIONS[options.action](config, options)
     except _Refused as refused:
         for problem in refused.problems:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.media.signals import frames
 from tests.media.turns.test_prosody import SPEECH, semitones, vowel
-from voicegate.media.turns.adaptive import CEILING, SCHEDULE, AdaptivePause, filled, final
+from voicegate.media.turns.adaptive import SCHEDULE, AdaptivePause, filled, final
 from voicegate.media.turns.fixed import FixedSilence, Upstream
-from voicegate.media.turns.pauses import FLOOR
+from voicegate.media.turns.pauses import CEILING, FLOOR
 from voicegate.media.turns.plugins import Hop, Pause, TurnJudge, Verdict
 from voicegate.media.turns.prosody import Cues
 

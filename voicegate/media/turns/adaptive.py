@@ -23,13 +23,12 @@ from math import exp, log
 from typing import Final, NamedTuple
 
 from voicegate.media.codec import FRAME_SECONDS
-from voicegate.media.turns.pauses import FLOOR, Pauses
+from voicegate.media.turns.pauses import CEILING, FLOOR, Pauses
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
 from voicegate.media.turns.prosody import SPAN, Cues, Prosody
 
 SCHEDULE: Final = (FLOOR, 0.2, 0.3, 0.5, 0.8, 1.2)
 """Seconds of silence. The sound is looked at once; after that only the probability rises with the silence."""
-CEILING: Final = 4.0
 EAGER: Final = 0.6
 """Probability of the end from which on the reply is worth asking for."""
 PRIOR: Final = -0.5

@@ -25,6 +25,8 @@ from typing import Final
 FLOOR: Final = 0.16
 """Seconds. Stop consonants, and what voice activity misses of a voice, are mostly shorter: they are not
 learned, and not taken for an end."""
+CEILING: Final = 4.0
+"""Seconds for which a judge waits at most where it is told of no other: `eagerness` auto."""
 DEMAND: Final = 0.4
 """What a cut-in costs, in the logarithm: it sets the default between haste and patience."""
 DEMAND_PATIENCE: Final = 2.0

@@ -20,7 +20,7 @@ import numpy as np
 from voicegate.media.codec import PCM_RATE
 from voicegate.media.resample import Resampler
 from voicegate.media.turns.log_mel import BANDS, FRAMES, RATE, SECONDS, Floats, log_mel
-from voicegate.media.turns.pauses import Pauses
+from voicegate.media.turns.pauses import CEILING, Pauses
 from voicegate.media.turns.plugins import Hop, Pause, Verdict
 
 THRESHOLD: Final = 0.5
@@ -49,7 +49,7 @@ class SmartTurn:
     schedule: Sequence[float] = (0.2, 0.5, 1.0, 2.0)
     """Its makers ask it after 0.2 s. Asked again, for silence is part of what it hears."""
 
-    def __init__(self, path: str, patience: float = 1.0, *, ceiling: float = 4.0) -> None:
+    def __init__(self, path: str, patience: float = 1.0, *, ceiling: float = CEILING) -> None:
         self._network = load(path)
         self._pauses = Pauses(patience)
         self._ceiling = ceiling
